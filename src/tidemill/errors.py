@@ -1,0 +1,232 @@
+"""The error tree. Each class owns its code, HTTP status, gRPC code and exit code.
+
+TidemillError
+├── ConfigError            a file or flag that cannot be understood
+├── MissingExtra           an optional part that is not installed
+├── PackageError           a model package that cannot be read, built or loaded
+│   └── IntegrityError     a package file that is not what its manifest says
+├── InputError             a request or table that cannot be understood
+│   ├── RowsRejected       understood, but some rows break the signature
+│   └── TooLarge           over a stated limit
+├── NotFound               no such model, version or route
+├── Refused                not taken now; come back after `retry_after` seconds
+│   ├── Overloaded         the queue is full, or the deadline cannot be met
+│   └── Unavailable        starting, draining or broken
+├── Late                   taken, but not answered in time
+├── Cancelled              the caller left
+├── ModelError             the model itself failed
+└── RunError               a batch run that cannot go on
+    ├── SourceError        an input that cannot be read as planned
+    ├── SinkError          an output that cannot be written as planned
+    └── BudgetExceeded     more bad rows than the job allows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "BudgetExceeded",
+    "Cancelled",
+    "ConfigError",
+    "InputError",
+    "IntegrityError",
+    "Late",
+    "MissingExtra",
+    "ModelError",
+    "NotFound",
+    "Overloaded",
+    "PackageError",
+    "Problem",
+    "Refused",
+    "RowsRejected",
+    "RunError",
+    "SinkError",
+    "SourceError",
+    "TidemillError",
+    "TooLarge",
+    "Unavailable",
+]
+
+SHOWN_PROBLEMS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why one row has no answer: its index in the call, a stable code, the field and one sentence."""
+
+    row: int
+    code: str
+    field: str
+    message: str
+
+    def at(self, row: int) -> Problem:
+        """The same problem, told of another row index."""
+        return self if row == self.row else Problem(row, self.code, self.field, self.message)
+
+
+class TidemillError(Exception):
+    """Base of every error Tidemill raises on purpose. `str(error)` is one sentence for people."""
+
+    code = "internal"
+    status = 500
+    grpc = "INTERNAL"
+    exit_code = 1
+
+
+class ConfigError(TidemillError):
+    """All that is wrong with a configuration, each problem with its path in the file."""
+
+    code = "config"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class MissingExtra(TidemillError):
+    """A part that lives in an extra is not installed."""
+
+    code = "missing_extra"
+    status = 501
+    grpc = "UNIMPLEMENTED"
+    exit_code = 2
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the '{extra}' extra: pip install 'tidemill[{extra}]'")
+
+
+class PackageError(TidemillError):
+    """A model package cannot be read, built or loaded."""
+
+    code = "package"
+    grpc = "FAILED_PRECONDITION"
+
+
+class IntegrityError(PackageError):
+    """A file of the package is not the one its manifest names."""
+
+    code = "integrity"
+
+
+class InputError(TidemillError):
+    """A request or a table cannot be understood; nothing of it was computed.
+
+    `field` and `row` (0-based within the call or chunk) are set where they are known.
+    """
+
+    code = "invalid_input"
+    status = 400
+    grpc = "INVALID_ARGUMENT"
+
+    def __init__(self, message: str, field: str | None = None, row: int | None = None) -> None:
+        self.field = field
+        self.row = row
+        super().__init__(message)
+
+
+class RowsRejected(InputError):
+    """Rows that break the signature. `problems` names them all; the text shows the first hundred."""
+
+    code = "rows_rejected"
+
+    def __init__(self, problems: Sequence[Problem], total: int) -> None:
+        self.problems = tuple(problems)
+        rows = len({p.row for p in problems})
+        shown = "; ".join(f"row {p.row}: {p.message}" for p in self.problems[:SHOWN_PROBLEMS])
+        more = len(self.problems) - SHOWN_PROBLEMS
+        tail = f"; and {more} more" if more > 0 else ""
+        super().__init__(f"{rows} of {total} rows rejected: {shown}{tail}")
+
+
+class TooLarge(InputError):
+    """Over a stated limit of size or number."""
+
+    code = "too_large"
+    status = 413
+
+
+class NotFound(TidemillError):
+    """No such model, version or route."""
+
+    code = "not_found"
+    status = 404
+    grpc = "NOT_FOUND"
+    exit_code = 2
+
+
+class Refused(TidemillError):
+    """Not taken now. Nothing was computed, so the call is safe to repeat after `retry_after` seconds."""
+
+    code = "refused"
+    status = 503
+    grpc = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class Overloaded(Refused):
+    """The queue is full, or the work ahead leaves no time before the deadline."""
+
+    code = "overloaded"
+    status = 429
+    grpc = "RESOURCE_EXHAUSTED"
+
+
+class Unavailable(Refused):
+    """Starting, draining, or unable to answer."""
+
+    code = "unavailable"
+
+
+class Late(TidemillError):
+    """Taken, but the deadline passed before the answer."""
+
+    code = "late"
+    status = 504
+    grpc = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(TidemillError):
+    """The caller left before the answer. Nobody is there to read this one."""
+
+    code = "cancelled"
+    status = 499
+    grpc = "CANCELLED"
+
+
+class ModelError(TidemillError):
+    """The model raised, or answered something its signature does not declare."""
+
+    code = "model_failed"
+
+
+class RunError(TidemillError):
+    """A batch run cannot go on. Nothing was committed."""
+
+    code = "run"
+
+
+class SourceError(RunError):
+    """An input cannot be read as planned; the text names file, column and row where known."""
+
+    code = "source"
+
+
+class SinkError(RunError):
+    """An output cannot be written as planned."""
+
+    code = "sink"
+
+
+class BudgetExceeded(RunError):
+    """More rows failed than the job allows. Dead letters and manifest stay to be looked at."""
+
+    code = "over_budget"
+    exit_code = 3

@@ -1,0 +1,81 @@
+"""`model.toml`: everything a package says about itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tidemill.config import Config
+from tidemill.model.signature import Input, Output, signature_problems
+
+__all__ = ["MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo"]
+
+MANIFEST = "model.toml"
+
+
+class RuntimeSpec(Config, frozen=True, kw_only=True):
+    """What executes the artefact. `threads` are intra-op threads a call; `max_call_rows` bounds one call."""
+
+    name: Literal["onnx", "sklearn", "python"]
+    artifact: str
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    threads: Annotated[int, msgspec.Meta(ge=1)] = 1
+    max_call_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    trusted: tuple[str, ...] = ()
+
+
+class Slo(Config, frozen=True, kw_only=True):
+    """What a real-time answer is held to. `timeout_ms` is the deadline of a request that brings none."""
+
+    p99_ms: Annotated[float, msgspec.Meta(gt=0)] = 100.0
+    timeout_ms: Annotated[float, msgspec.Meta(gt=0)] = 30_000.0
+
+
+class Origin(Config, frozen=True, kw_only=True):
+    """Where the artefact came from: kind of source, its digest, the tools that converted it, and what they said."""
+
+    kind: str
+    file: str
+    sha256: str
+    tools: dict[str, str] = msgspec.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Manifest(Config, frozen=True, kw_only=True):
+    """The whole of `model.toml`. `files` maps each file of the package to its SHA-256."""
+
+    format: Literal[1]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    task: Literal["classification", "regression", "ranking", "embedding", "detection", "other"] = "other"
+    description: str = ""
+    created_at: str = ""
+    rows_independent: bool = True
+    repeatable: bool = True
+    entity_key: tuple[str, ...] = ()
+    transform: str | None = None
+    samples: str | None = None
+    requirements: tuple[str, ...] = ()
+    runtime: RuntimeSpec
+    slo: Slo = Slo()
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    origin: Origin | None = None
+    files: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = msgspec.field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """Every rule that one field alone cannot show."""
+        found = list(signature_problems(self.inputs, self.outputs))
+        for field, value in (
+            ("runtime.artifact", self.runtime.artifact),
+            ("transform", self.transform),
+            ("samples", self.samples),
+        ):
+            if value is not None and self.files and value not in self.files:
+                found.append(f"{field}: {value!r} is not in [files]")
+        return found + [
+            f"files: {name!r} leaves the package directory"
+            for name in self.files
+            if name.startswith("/") or ".." in name.split("/") or "\\" in name
+        ]

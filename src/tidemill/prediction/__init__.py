@@ -1,0 +1,1 @@
+"""The one prediction path: intake → validate → transform → run → transform → derive → seal."""

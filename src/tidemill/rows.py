@@ -1,0 +1,81 @@
+"""Rows: n records as named NumPy columns with a common first axis. The only thing that reaches a model.
+
+A missing float is NaN, a missing BYTES element is None, and only integers and booleans carry a mask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["VALID", "Array", "Rows"]
+
+# Wherever columns are a flat mapping (a wire, user code), the mask of NAME stands under NAME + VALID.
+VALID = ".valid"
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Rows:
+    """`columns`: name → array of shape (n, …). `valid`: name → BOOL array of the same shape, False where an
+    integer or boolean cell is missing; a name that is absent there has no missing cell. Treated as immutable:
+    arrays may be views of a request body or an Arrow buffer.
+    """
+
+    __slots__ = ("columns", "n", "valid")
+
+    def __init__(self, columns: Mapping[str, Array], n: int, valid: Mapping[str, Array] | None = None) -> None:
+        self.columns = columns
+        self.n = n
+        self.valid: Mapping[str, Array] = valid or {}
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, name: str) -> Array:
+        return self.columns[name]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}: {v.dtype}{list(v.shape)}" for k, v in self.columns.items())
+        return f"Rows(n={self.n}, {inside})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the arrays (for BYTES the lengths of the values, which is what grows)."""
+        total = 0
+        for array in self.columns.values():
+            if array.dtype.kind == "O":
+                total += sum(len(v) if v is not None else 1 for v in array.reshape(-1).tolist())
+            else:
+                total += array.nbytes
+        return total
+
+    def slice(self, start: int, stop: int) -> Rows:
+        """Rows start (included) to stop (excluded), as views."""
+        if start == 0 and stop >= self.n:
+            return self
+        columns = {k: v[start:stop] for k, v in self.columns.items()}
+        valid = {k: v[start:stop] for k, v in self.valid.items()}
+        return Rows(columns, max(0, min(stop, self.n) - start), valid)
+
+    def take(self, index: Array) -> Rows:
+        """The rows at an integer index or under a boolean mask of shape (n,), copied."""
+        columns = {k: v[index] for k, v in self.columns.items()}
+        valid = {k: v[index] for k, v in self.valid.items()}
+        n = int(np.count_nonzero(index)) if index.dtype == np.bool_ else len(index)
+        return Rows(columns, n, valid)
+
+    @staticmethod
+    def concat(parts: Sequence[Rows]) -> Rows:
+        """All rows of the parts, which have the same columns, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns}
+        masked = {k for p in parts for k in p.valid}
+        valid = {
+            k: np.concatenate([p.valid[k] if k in p.valid else np.ones(p.columns[k].shape, np.bool_) for p in parts])
+            for k in masked
+        }
+        return Rows(columns, sum(p.n for p in parts), valid)
