@@ -45,8 +45,7 @@ def main() -> int:
     print(f"core install: {total:.0f} MB on disk without byte code (limit {LIMIT_MB})")
     print("  largest: " + ", ".join(f"{name} {size:.0f}" for size, name in sizes[:5]))
     print(
-        f"import tidemill: {seconds:.3f} s, median of {IMPORTS}, "
-        f"{min(times):.3f} to {max(times):.3f} (limit {LIMIT_S})"
+        f"import tidemill: {seconds:.3f} s, median of {IMPORTS}, {min(times):.3f} to {max(times):.3f} (limit {LIMIT_S})"
     )
     return int(total > LIMIT_MB or seconds > LIMIT_S)
 

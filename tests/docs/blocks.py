@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
-)
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 DOCUMENTED_PORT = "8080"
 
 
@@ -42,9 +40,7 @@ def blocks(markdown: str) -> Iterator[Block]:
     """The fenced blocks of a page, in order."""
     for match in FENCE.finditer(markdown):
         language, _, file = match["info"].strip().partition(" ")
-        yield Block(
-            language, file.strip(), textwrap.dedent(match["body"]), markdown.count("\n", 0, match.start()) + 2
-        )
+        yield Block(language, file.strip(), textwrap.dedent(match["body"]), markdown.count("\n", 0, match.start()) + 2)
 
 
 def commands(text: str) -> list[str]:

@@ -71,7 +71,5 @@ def test_a_server_runs_until_its_page_ends(page: Page, page_folder: Path) -> Non
         "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Ready).serve_forever()\n"
     )
     with page:
-        page.run(
-            Block("console", "", "$ python server.py 8080 &\n$ curl -sf 127.0.0.1:8080/v2/health/ready\n", 1)
-        )
+        page.run(Block("console", "", "$ python server.py 8080 &\n$ curl -sf 127.0.0.1:8080/v2/health/ready\n", 1))
     assert page.running[0].returncode == 0
