@@ -21,7 +21,7 @@ demo: .venv/.demo  ## Train, package, serve, score and verify a model on real da
 	$(BIN)/python demo/run.py
 
 test: .venv/.dev  ## Run all tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n logical
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
