@@ -1,0 +1,145 @@
+"""The HTTP data plane: a listening socket, its connections, one sweep a second, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import ssl
+from time import monotonic
+
+from tidemill.realtime.connection import Connection, Plane
+from tidemill.realtime.limits import HttpLimits
+from tidemill.realtime.request import JSON, Handler, Request
+
+__all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request"]
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+# Files a process needs besides its connections.
+SPARE_FILES = 128
+SWEEP = 1.0
+
+
+class HttpServer:
+    """Serves HTTP/1.1 on one socket of the running event loop."""
+
+    def __init__(
+        self, handler: Handler, limits: HttpLimits | None = None, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        """`handler` is called in the event loop with each complete request; it answers it then or later."""
+        self.limits = limits or HttpLimits()
+        self._plane = Plane(handler, self.limits)
+        self._ssl = ssl_context
+        self._server: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._port = 0
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> None:
+        """Listen on `host` and `port` (0: any free one), or on a bound socket passed down. Raises OSError."""
+        self._plane.capacity = _capacity(self.limits.max_connections)
+        if sock is None:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        sock.setblocking(False)
+        self._port = sock.getsockname()[1]
+        # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
+        self._socket = sock.dup()
+        self._server = await self._loop.create_server(
+            self._connection,
+            sock=sock,
+            backlog=BACKLOG,
+            ssl=self._ssl,
+            ssl_handshake_timeout=self.limits.header_timeout if self._ssl else None,
+        )
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    @property
+    def port(self) -> int:
+        """The port listened on."""
+        return self._port
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._plane.connections)
+
+    @property
+    def accepted(self) -> int:
+        """Connections taken since the start, those refused included."""
+        return self._plane.accepted
+
+    @property
+    def refused(self) -> int:
+        """Connections answered 503 because the server held its limit."""
+        return self._plane.refused
+
+    @property
+    def in_flight(self) -> int:
+        """Complete requests without a complete answer."""
+        return sum(connection.outstanding for connection in self._plane.connections)
+
+    async def drain(self, lame_duck: float, grace: float) -> int:
+        """Stop without losing an accepted request. Times are seconds. Returns how many requests were cut.
+
+        For `lame_duck` everything is served, but answers say `Connection: close`. Then nothing new is accepted,
+        idle connections close, and what is in flight has `grace` to finish.
+        """
+        plane = self._plane
+        plane.draining = True
+        for connection in plane.connections:
+            connection.careful = True
+        await asyncio.sleep(lame_duck)
+        await self._stop_accepting()
+        deadline = monotonic() + grace
+        while (plane.connections or plane.lingering) and (now := monotonic()) < deadline:
+            for connection in tuple(plane.connections):
+                connection.retire(now)
+            await asyncio.sleep(0.01)
+        cut = sum(connection.cut() for connection in (*plane.connections, *plane.lingering))
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        return cut
+
+    async def _stop_accepting(self) -> None:
+        if self._server is None or self._socket is None:
+            return
+        self._server.close()
+        self._server = None
+        with self._socket as queue:
+            while True:
+                try:
+                    accepted, _ = queue.accept()
+                except BlockingIOError:
+                    return
+                await self._loop.connect_accepted_socket(self._connection, accepted, ssl=self._ssl)
+
+    def _connection(self) -> Connection:
+        return Connection(self._plane)
+
+    def _sweep(self) -> None:
+        now = monotonic()
+        plane = self._plane
+        plane.clock.tick()
+        for connection in (*plane.connections, *plane.lingering):
+            connection.sweep(now)
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+
+def _capacity(wanted: int) -> int:
+    """How many connections the open-files limit allows, raised as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < need:
+        soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < need:
+            log.warning("the limit on open files allows %d connections, not %d", soft - SPARE_FILES, wanted)
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))

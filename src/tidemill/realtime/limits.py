@@ -1,0 +1,31 @@
+"""What one HTTP client may cost: sizes, numbers and times. Every bound of the data plane is here."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["HttpLimits"]
+
+
+class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of the HTTP data plane. Sizes are bytes, times are seconds.
+
+    Times are watched by a sweep once a second, so they are kept to within about a second.
+    """
+
+    max_body_bytes: int = 64 << 20
+    max_header_bytes: int = 32 << 10
+    max_headers: int = 100
+    max_target_bytes: int = 8 << 10
+    max_connections: int = 10_000
+    """Connections above this number are answered 503 with Retry-After and closed."""
+    max_pipelined: int = 64
+    """Requests of one connection that a handler holds at once; more are read only when some are answered."""
+    header_timeout: float = 10.0
+    """From the first byte of a request (or from the connection) to the end of its headers; also a TLS handshake."""
+    body_timeout: float = 10.0
+    min_body_rate: float = 1024.0
+    """A body of which n bytes have come may have taken `body_timeout + n / min_body_rate` seconds."""
+    keep_alive_timeout: float = 75.0
+    write_timeout: float = 30.0
+    """A client that takes not one byte of its answers for so long is cut."""
