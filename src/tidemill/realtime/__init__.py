@@ -1,0 +1,1 @@
+"""Answers requests as they arrive, each inside its deadline."""
