@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import itertools
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -17,6 +19,7 @@ from tidemill.rows import VALID, Array, Rows
 
 __all__ = ["load_source", "to_dict", "to_rows"]
 
+_PREFIX = "tidemill_package_"
 _numbers = itertools.count()
 
 
@@ -27,25 +30,61 @@ class _SourceOnly(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
+class _Beside:
+    """Finds what a package's code imports relatively, in its own directory and nowhere else."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not name.startswith(_PREFIX) or path is None:
+            return None
+        last = name.rpartition(".")[2]
+        for directory in path:
+            for file, is_package in ((f"{last}.py", False), (f"{last}/__init__.py", True)):
+                found = Path(directory, file)
+                if found.is_file():
+                    inside = [str(found.parent)] if is_package else None
+                    return importlib.util.spec_from_file_location(
+                        name, found, loader=_SourceOnly(name, str(found)), submodule_search_locations=inside
+                    )
+        return None
+
+
 def load_source(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own. Raises PackageError with what the file raised."""
-    name = f"tidemill_package_{next(_numbers)}_{path.stem}"
-    loader = _SourceOnly(name, str(path))
-    spec = importlib.machinery.ModuleSpec(name, loader, origin=str(path))
-    module = importlib.util.module_from_spec(spec)
+    """Run a Python file as a module of its own: two loads share nothing, and `sys.path` stays as it is. The files
+    beside it are its relative imports (`from . import other`). Raises PackageError with what the file raised.
+    """
+    if _Beside not in sys.meta_path:
+        # Before the path finder, which would read and write byte code.
+        sys.meta_path.insert(0, _Beside)
+    root = ModuleType(f"{_PREFIX}{next(_numbers)}")
+    root.__path__ = [str(path.parent)]
+    sys.modules[root.__name__] = root
     try:
-        loader.exec_module(module)
-    except Exception as error:
+        return importlib.import_module(f"{root.__name__}.{path.stem}")
+    except (Exception, SystemExit) as error:
+        for name in [m for m in sys.modules if m == root.__name__ or m.startswith(root.__name__ + ".")]:
+            del sys.modules[name]
         raise PackageError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
 
 
 def to_dict(rows: Rows) -> dict[str, Array]:
-    """Columns by name; the mask of a column with missing integers or booleans stands under `NAME.valid`."""
-    out = dict(rows.columns)
+    """Columns by name; the mask of a column with missing integers or booleans stands under `NAME.valid`.
+
+    The arrays are read-only views: what user code wrote into them would reach a neighbour's answer when a failed
+    call is asked again by halves.
+    """
+    out = {name: _read_only(array) for name, array in rows.columns.items()}
     for name, mask in rows.valid.items():
-        out[name + VALID] = mask
+        out[name + VALID] = _read_only(mask)
     return out
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def to_rows(found: Any, n: int, who: str) -> Rows:
@@ -64,4 +103,10 @@ def to_rows(found: Any, n: int, who: str) -> Rows:
             valid[name.removesuffix(VALID)] = array
         else:
             columns[name] = array
+    for name, mask in valid.items():
+        if mask.dtype != np.bool_ or mask.shape != columns[name].shape:
+            raise ModelError(
+                f"{who} returned {name}{VALID} as {mask.dtype} {list(mask.shape)}, "
+                f"expected BOOL of shape {list(columns[name].shape)}"
+            )
     return Rows(columns, n, valid)
