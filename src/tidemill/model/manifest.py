@@ -9,9 +9,11 @@ import msgspec
 from tidemill.config import Config
 from tidemill.model.signature import Input, Output, signature_problems
 
-__all__ = ["MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo"]
+__all__ = ["MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo", "Task"]
 
 MANIFEST = "model.toml"
+
+Task = Literal["classification", "regression", "ranking", "embedding", "detection", "other"]
 
 
 class RuntimeSpec(Config, frozen=True, kw_only=True):
@@ -48,7 +50,7 @@ class Manifest(Config, frozen=True, kw_only=True):
     format: Literal[1]
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    task: Literal["classification", "regression", "ranking", "embedding", "detection", "other"] = "other"
+    task: Task = "other"
     description: str = ""
     created_at: str = ""
     rows_independent: bool = True
@@ -56,6 +58,7 @@ class Manifest(Config, frozen=True, kw_only=True):
     entity_key: tuple[str, ...] = ()
     transform: str | None = None
     samples: str | None = None
+    profile: str | None = None
     requirements: tuple[str, ...] = ()
     runtime: RuntimeSpec
     slo: Slo = Slo()
@@ -71,6 +74,7 @@ class Manifest(Config, frozen=True, kw_only=True):
             ("runtime.artifact", self.runtime.artifact),
             ("transform", self.transform),
             ("samples", self.samples),
+            ("profile", self.profile),
         ):
             if value is not None and self.files and value not in self.files:
                 found.append(f"{field}: {value!r} is not in [files]")

@@ -44,10 +44,10 @@ class Package:
     def fingerprint(self, runtime_version: str) -> str:
         """SHA-256 (hex) of what can change an answer: signature, artefacts, transform, runtime and its version.
 
-        The samples, the SLO and the description are left out: they can change without changing an answer.
+        The samples, the profile, the SLO and the description are left out: they can change without changing an answer.
         """
         m = self.manifest
-        files = {k: v for k, v in m.files.items() if k != m.samples}
+        files = {k: v for k, v in m.files.items() if k not in (m.samples, m.profile)}
         parts = {
             "format": m.format,
             "inputs": m.inputs,

@@ -14,7 +14,7 @@ from tidemill.datatypes import DataType
 from tidemill.errors import InputError
 from tidemill.rows import Array
 
-__all__ = ["array_from_arrow", "array_from_list", "flatten"]
+__all__ = ["array_from_arrow", "array_from_list", "array_to_arrow", "flatten"]
 
 _NONE = type(None)
 _ALLOWED: dict[str, frozenset[type]] = {
@@ -121,6 +121,17 @@ def array_from_arrow(
         return np.asarray(column.to_numpy(zero_copy_only=False), type_.dtype), None
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     return column.fill_null(False if type_.json == "boolean" else 0).to_numpy(zero_copy_only=False), valid
+
+
+def array_to_arrow(array: Array, type_: DataType, *, binary: bool = False) -> pa.Array:
+    """An array (n, …) as an Arrow column: scalars as they are, vectors and tensors as (nested) fixed-size lists.
+
+    NaN stays NaN; None in BYTES becomes null. Numbers are not copied.
+    """
+    column = pa.array(array.reshape(-1), type_.arrow(binary))
+    for size in reversed(array.shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return column
 
 
 def _strings(column: pa.Array, name: str, binary: bool, few_values: bool) -> Array:

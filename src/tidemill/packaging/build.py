@@ -1,0 +1,216 @@
+"""`package_model`: import, try on real rows, measure, write. The first way that agrees with the original is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from tidemill.errors import ConfigError, PackageError, TidemillError
+from tidemill.model.manifest import Manifest, Origin, Slo
+from tidemill.model.package import Package, write_package
+from tidemill.model.profile import PROFILE_FILE, write_profile
+from tidemill.model.samples import SAMPLES_FILE, write_samples
+from tidemill.packaging.agreement import compare, disagreement
+from tidemill.packaging.decorate import decorated_inputs, decorated_outputs
+from tidemill.packaging.draft import Draft
+from tidemill.packaging.invariance import measure_invariance
+from tidemill.packaging.options import Kind, PackageOptions, PackageReport
+from tidemill.packaging.samples import choose_samples
+from tidemill.packaging.sources import detect, drafts
+from tidemill.packaging.table import LikeTable, read_like
+from tidemill.packaging.transform import TRANSFORM_FILE, transformed
+from tidemill.prediction.live import Live
+
+__all__ = ["package_model"]
+
+
+def package_model(
+    source: str | os.PathLike[str], out: str | os.PathLike[str], options: PackageOptions | None = None
+) -> PackageReport:
+    """Make a package directory `out` of a model file.
+
+    Raises PackageError (what cannot be carried, what disagrees with the original, `out` exists), ConfigError
+    (options that contradict the model), InputError (the table), MissingExtra. Nothing is left at `out` then.
+    """
+    options = options or PackageOptions()
+    path, target = Path(source), Path(out)
+    kind = detect(path, options.kind)
+    if target.exists() and not options.overwrite:
+        raise PackageError(f"{out} exists; choose another --out, or pass --overwrite")
+    table = _table(options)
+    target.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tidemill-", dir=target.resolve().parent) as work:
+        chosen = _choose(kind, path, options, table, Path(work))
+        return _finish(chosen, target, path, options, table, Path(work))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A draft that agrees with the original, its manifest so far, and what was learned on the way."""
+
+    draft: Draft
+    manifest: Manifest
+    agreement: dict[str, float] | None
+    notes: list[str]
+
+
+def _table(options: PackageOptions) -> LikeTable | None:
+    if options.like is None:
+        for given, flag in ((options.drop, "--drop"), (options.learn_bounds, "--bounds")):
+            if given:
+                raise ConfigError(f"{flag} is about the table of --like, which was not given")
+        return None
+    return read_like(options.like, (*options.drop, *options.entity_key), options.max_categories)
+
+
+def _choose(kind: Kind, source: Path, options: PackageOptions, table: LikeTable | None, work: Path) -> _Chosen:
+    """Try the ways of running the source, best first, against what the original answers."""
+    notes: list[str] = []
+    failure: TidemillError | None = None
+    for number, draft in enumerate(drafts(kind, source, options, table)):
+        try:
+            manifest, said = _manifest(draft, kind, source, options, table)
+            package = write_package(work / f"try{number}", manifest, draft.fill)
+            agreement, told = _agreement(draft, package, table)
+        except TidemillError as error:
+            failure = error
+            notes.append(f"{draft.how}: not used: {error}")
+            continue
+        return _Chosen(draft, manifest, agreement, [*notes, f"{draft.how}{told}", *draft.notes, *said])
+    if failure is None:
+        raise PackageError(f"{source.name}: no way to run it")
+    if len(notes) == 1:
+        raise failure
+    raise PackageError(f"{source.name}: " + "; ".join(notes)) from failure
+
+
+def _agreement(draft: Draft, package: Package, table: LikeTable | None) -> tuple[dict[str, float] | None, str]:
+    if draft.reference is None:
+        return None, ""
+    rows, what = (table.rows, "rows of the table") if table is not None else (None, "")
+    if rows is None and draft.probe is not None:
+        rows, what = draft.probe(), "made-up rows (no --like table was given)"
+    if rows is None:
+        return None, "; not compared with the original: no --like table was given"
+    found = compare(Live.open(package), rows, draft.reference)
+    refused = disagreement(found, package.manifest.outputs)
+    if refused:
+        raise PackageError(refused)
+    worst = max(found.differences.values(), default=0.0)
+    return found.differences, f"; agrees with the original on {found.rows} {what} (greatest difference {worst:.2g})"
+
+
+def _manifest(
+    draft: Draft, kind: str, source: Path, options: PackageOptions, table: LikeTable | None
+) -> tuple[Manifest, list[str]]:
+    inputs, notes = decorated_inputs(draft, options, table)
+    outputs = decorated_outputs(draft.outputs, options)
+    slo = Slo()
+    if options.p99_ms is not None:
+        slo = msgspec.structs.replace(slo, p99_ms=options.p99_ms)
+    if options.timeout_ms is not None:
+        slo = msgspec.structs.replace(slo, timeout_ms=options.timeout_ms)
+    with open(source, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    manifest = Manifest(
+        format=1,
+        name=options.name or re.sub(r"[^A-Za-z0-9._-]+", "-", source.stem).strip("-._") or "model",
+        version=options.version,
+        task=options.task or draft.task,
+        description=options.description,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows_independent=not draft.rows_dependent if options.rows_independent is None else options.rows_independent,
+        repeatable=options.repeatable,
+        entity_key=options.entity_key,
+        requirements=draft.requirements,
+        runtime=draft.runtime,
+        slo=slo,
+        inputs=inputs,
+        outputs=outputs,
+        origin=Origin(kind=kind, file=source.name, sha256=digest, tools=dict(draft.tools)),
+    )
+    # Everything the options could have broken, all at once, before anything is written.
+    problems = _option_problems(manifest) + manifest.problems()
+    if problems:
+        raise ConfigError(problems)
+    return manifest, notes
+
+
+def _option_problems(manifest: Manifest) -> list[str]:
+    """Breaches of the manifest's own field rules (name, version, SLO), as msgspec tells them."""
+    try:
+        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except msgspec.ValidationError as error:
+        return [str(error)]
+    return []
+
+
+def _finish(
+    chosen: _Chosen, target: Path, source: Path, options: PackageOptions, table: LikeTable | None, work: Path
+) -> PackageReport:
+    """Measure the chosen way with everything on (transform, fills), keep samples and write the package."""
+    manifest, notes = chosen.manifest, list(chosen.notes)
+    if options.transform is not None:
+        manifest = transformed(manifest, Path(options.transform), table)
+
+    def fill(stage: Path) -> None:
+        chosen.draft.fill(stage)
+        if options.transform is not None:
+            shutil.copyfile(options.transform, stage / TRANSFORM_FILE)
+
+    live = Live.open(write_package(work / "whole", manifest, fill))
+    samples = choose_samples(live, table, options.samples)
+    if samples is not None:
+        notes += samples.notes
+    measured = measure_invariance(live, samples)
+    notes += measured.notes
+    manifest = _with_measured(manifest, measured.tolerances, measured.independent, chosen.draft, options, notes)
+
+    def fill_whole(stage: Path) -> None:
+        fill(stage)
+        if samples is not None and samples.kept.num_rows:
+            write_samples(stage / SAMPLES_FILE, samples.kept, samples.expected)
+        if table is not None:
+            write_profile(stage / PROFILE_FILE, table.profile())
+
+    manifest = msgspec.structs.replace(
+        manifest,
+        samples=SAMPLES_FILE if samples is not None and samples.kept.num_rows else None,
+        profile=PROFILE_FILE if table is not None else None,
+        origin=msgspec.structs.replace(manifest.origin, notes=tuple(notes)) if manifest.origin else None,
+    )
+    package = write_package(target, manifest, fill_whole, overwrite=options.overwrite)
+    return PackageReport(package, tuple(notes), chosen.agreement, measured.differences)
+
+
+def _with_measured(
+    manifest: Manifest,
+    tolerances: Mapping[str, float],
+    independent: bool,
+    draft: Draft,
+    options: PackageOptions,
+    notes: list[str],
+) -> Manifest:
+    """The measured tolerances and independence, where the user did not say them."""
+    outputs = tuple(
+        msgspec.structs.replace(o, tolerance=options.tolerance.get(o.name, tolerances.get(o.name, o.tolerance)))
+        for o in manifest.outputs
+    )
+    if draft.rows_dependent and options.rows_independent is None:
+        notes.append(f"rows of one call depend on each other: {draft.rows_dependent}; calls are never merged or split")
+    elif options.rows_independent is None and not independent:
+        notes.append("rows of one call depend on each other, as measured; calls are never merged or split")
+    if options.rows_independent is None:
+        independent = independent and manifest.rows_independent
+    else:
+        independent = options.rows_independent
+    return msgspec.structs.replace(manifest, outputs=outputs, rows_independent=independent)
