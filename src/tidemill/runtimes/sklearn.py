@@ -23,7 +23,7 @@ from tidemill.model.package import Package
 from tidemill.rows import Array, Rows
 from tidemill.runtimes.requirements import check_requirements
 
-__all__ = ["METHODS", "SklearnRuntime", "load"]
+__all__ = ["METHODS", "SklearnRuntime", "knows_none", "load"]
 
 # model output → the estimator's method that gives it
 METHODS = {
@@ -109,7 +109,7 @@ def _framing(estimator: Any, manifest: Manifest, who: str) -> Callable[[Rows], A
     """The function from rows to what the estimator was fitted on: a data frame or an array."""
     inputs = manifest.inputs
     nullable = frozenset(i.name for i in inputs if i.nullable and i.fill is None)
-    absent = None if _knows_none(estimator) else np.nan
+    absent = None if knows_none(estimator) else np.nan
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
         return lambda rows: _matrix(rows, absent, nullable)
@@ -159,7 +159,7 @@ def _column(name: str, rows: Rows, absent: Any, nullable: frozenset[str]) -> Arr
     return array
 
 
-def _knows_none(estimator: Any) -> bool:
+def knows_none(estimator: Any) -> bool:
     """Whether missing text was None when it was fitted (Parquet, SQL) rather than NaN (CSV): encoders remember."""
     for part in _parts(estimator):
         if "missing_values" in vars(part) and part.missing_values is None:
