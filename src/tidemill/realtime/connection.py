@@ -13,27 +13,18 @@ import select
 import struct
 import termios
 from collections import deque
-from collections.abc import Iterable
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
+from tidemill.realtime.exchange import DONE, OPEN, STREAMING, Http1Request
 from tidemill.realtime.head import Head, Refusal, read_head
 from tidemill.realtime.limits import HttpLimits
-from tidemill.realtime.request import JSON, Handler, Header, Request
-from tidemill.realtime.wire import (
-    BODILESS,
-    CHUNK_END,
-    CONTINUE,
-    LENGTHS,
-    Clock,
-    chunk,
-    error_body,
-    head_bytes,
-)
+from tidemill.realtime.request import JSON, Handler, Header
+from tidemill.realtime.wire import CONTINUE, Clock, error_body, head_bytes
 
-__all__ = ["Connection", "Http1Request", "Plane"]
+__all__ = ["Connection", "Plane"]
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +37,9 @@ LINGER = 2.0
 LINGERING = 1024
 
 # What stands in for the head of a request that was not understood.
-REFUSED = Head("", b"", "", b"", (), {}, keep_alive=False)
+REFUSED = Head("", b"*", (), {}, http11=True, keep_alive=False, upgrade=False)
 
 BETWEEN, HEAD, BODY, DEAF = range(4)
-OPEN, STREAMING, DONE = range(3)
 
 
 class Plane:
@@ -74,170 +64,6 @@ class Plane:
         self.heads[raw] = head
 
 
-class Http1Request(Request):
-    """A request that came over HTTP/1.1 or 1.0."""
-
-    __slots__ = ("_answer", "_conn", "_parts", "_phase", "head")
-
-    def __init__(self, conn: Connection, head: Head, body: bytes, received_at: float) -> None:
-        self.head = head
-        self.method = head.method
-        self.target = head.target
-        self.path = head.path
-        self.query = head.query
-        self.headers = head.headers
-        self._fields = head.fields
-        self.body = body
-        self.received_at = received_at
-        self.gone = False
-        self.on_gone = None
-        self.on_writable = None
-        self._conn = conn
-        self._phase = OPEN
-
-    def reply(
-        self,
-        status: int,
-        body: bytes | list[bytes],
-        content_type: bytes = JSON,
-        headers: Iterable[Header] = (),
-    ) -> None:
-        if self._phase:
-            self._answered_already()
-            return
-        conn = self._conn
-        queue = conn.queue
-        if (
-            status == 200
-            and queue[0] is self
-            and self.head.plain
-            and not conn.careful
-            and not headers
-            and type(body) is bytes
-            and len(body) < 4096
-            and content_type == JSON
-        ):
-            self._phase = DONE
-            conn.send(b"".join((conn.clock.ok_json, LENGTHS[len(body)], body)))
-            queue.popleft()
-            if queue or conn.waiting:
-                conn.advance()
-            return
-        headers = _checked(headers)
-        self._phase = DONE
-        self._answer: tuple[int, bytes | list[bytes] | None, bytes, tuple[Header, ...]]
-        self._answer = (status, body, content_type, headers)
-        if queue[0] is self:
-            conn.advance()
-
-    def start(self, status: int, content_type: bytes, headers: Iterable[Header] = ()) -> None:
-        if self._phase:
-            self._answered_already()
-            return
-        headers = _checked(headers)
-        self._phase = STREAMING
-        self._answer = (status, None, content_type, headers)
-        self._parts: list[bytes] | None = []
-        if self._conn.queue[0] is self:
-            self._conn.advance()
-
-    def write(self, data: bytes) -> None:
-        if self._phase != STREAMING:
-            self._not_started()
-        elif data and self.method != "HEAD":
-            framed = chunk(data) if self.head.http11 else data
-            if self._parts is None:
-                self._conn.send(framed)
-            else:
-                self._parts.append(framed)
-
-    def end(self) -> None:
-        if self._phase != STREAMING:
-            self._not_started()
-            return
-        self._phase = DONE
-        if self.head.http11 and self.method != "HEAD":
-            if self._parts is None:
-                self._conn.send(CHUNK_END)
-            else:
-                self._parts.append(CHUNK_END)
-        if self._conn.queue[0] is self:
-            self._conn.advance()
-
-    @property
-    def writable(self) -> bool:
-        return self._phase == STREAMING and self._parts is None and not self._conn.clogged
-
-    def lose(self) -> None:
-        """The client is gone: tell the handler once; what it still answers is dropped."""
-        if self._phase == DONE:
-            return
-        self._phase = DONE
-        self.gone = True
-        if self.on_gone is not None:
-            try:
-                self.on_gone()
-            except Exception:
-                log.exception("on_gone of %s %s failed", self.method, self.path)
-
-    def invite(self) -> None:
-        """Tell a streaming handler that it may write on."""
-        if self.on_writable is not None and self.writable:
-            try:
-                self.on_writable()
-            except Exception:
-                log.exception("on_writable of %s %s failed", self.method, self.path)
-
-    def transmit(self, conn: Connection, last: bool) -> bool:
-        """Send what there is of the answer. True if this said that the connection closes after it (`last`)."""
-        status, body, content_type, headers = self._answer
-        if body is None and self._parts is None:
-            return False
-        head = self.head
-        connection = b"connection: close\r\n" if last else b"" if head.http11 else b"connection: keep-alive\r\n"
-        if body is None:
-            framing = b"transfer-encoding: chunked\r\n" if head.http11 else b""
-            conn.send(head_bytes(status, content_type, headers, conn.clock.date, (framing, connection)))
-            for part in self._parts or ():
-                conn.send(part)
-            self._parts = None
-            self.invite()
-            return last
-        pieces = [body] if isinstance(body, bytes) else body
-        size = sum(map(len, pieces))
-        length = b"" if status in BODILESS else b"content-length: %d\r\n" % size
-        first = head_bytes(status, content_type, headers, conn.clock.date, (length, connection))
-        if head.method == "HEAD" or status in BODILESS:
-            conn.send(first)
-        elif size < 65536:
-            conn.send(b"".join((first, *pieces)))
-        else:
-            conn.send_all([first, *pieces])
-        return last
-
-    @property
-    def phase(self) -> int:
-        """How far the answer is: OPEN, STREAMING or DONE."""
-        return self._phase
-
-    def _answered_already(self) -> None:
-        if not self.gone:
-            raise RuntimeError(f"{self.method} {self.path} was answered already")
-
-    def _not_started(self) -> None:
-        if not self.gone:
-            raise RuntimeError(f"the answer to {self.method} {self.path} is not one that was started")
-
-
-def _checked(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Answer headers, none of which can smuggle in a line of its own."""
-    headers = tuple(headers)
-    for name, value in headers:
-        if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name or b"\0" in value:
-            raise ValueError(f"an answer header holds a line break or NUL: {name!r}: {value!r}")
-    return headers
-
-
 class Connection(asyncio.Protocol):
     """The protocol of one client connection."""
 
@@ -255,7 +81,6 @@ class Connection(asyncio.Protocol):
         "_head",
         "_head_bytes",
         "_headers",
-        "_heads",
         "_held",
         "_last",
         "_leaving",
@@ -265,6 +90,9 @@ class Connection(asyncio.Protocol):
         "_plain_head",
         "_plane",
         "_raw",
+        "_same",
+        "_same_head",
+        "_same_size",
         "_since",
         "_stage",
         "_stalled_at",
@@ -283,7 +111,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._handler = plane.handler
-        self._heads = plane.heads
         self._most = plane.limits.max_pipelined
         self.clock = plane.clock
         self.queue: deque[Http1Request] = deque()
@@ -301,8 +128,11 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._held = False
         self._leaving = False
-        self._parser: httptools.HttpRequestParser | None = None
+        self._parser: Any = None
         self._plain_head = b""
+        self._same = b""
+        self._same_head = REFUSED
+        self._same_size = -1
         self._stage = BETWEEN
         self._stalled_size = 0
 
@@ -325,23 +155,19 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def data_received(self, data: bytes) -> None:
-        position = 0
-        size = len(data)
-        heads = self._heads
-        while self._stage == BETWEEN:
-            end = data.find(b"\r\n\r\n", position) + 4
-            head = heads.get(data[position:end])
-            if head is None:
-                break
-            stop = end + head.length
-            if stop > size:
-                break
-            self._last = now = monotonic()
-            self._take(Http1Request(self, head, data[end:stop], now))
-            if stop == size:
+        if self._stage == BETWEEN and data.startswith(self._same) and len(data) == self._same_size:
+            # The shortest way, and the commonest: the same head as last time, one request, all of it.
+            queue = self.queue
+            if not queue and not self.clogged:
+                self._last = now = monotonic()
+                request = Http1Request(self, self._same_head, data[len(self._same) :], now)
+                queue.append(request)
+                try:
+                    self._handler(request)
+                except Exception:  # noqa: BLE001
+                    self._failed(request)
                 return
-            position = stop
-        self._parse(data[position:] if position else data)
+        self._read(data)
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection while it has requests to answer.
@@ -382,10 +208,33 @@ class Connection(asyncio.Protocol):
 
     # -- requests in ----------------------------------------------------------------------------------------
 
+    def _read(self, data: bytes) -> None:
+        """Take requests whose heads are known; what remains is for llhttp."""
+        position = 0
+        size = len(data)
+        heads = self._plane.heads
+        while self._stage == BETWEEN:
+            end = data.find(b"\r\n\r\n", position) + 4
+            raw = data[position:end]
+            head = heads.get(raw)
+            if head is None:
+                if 3 < end - position <= KNOWN_HEAD_BYTES and raw[0] > 32:
+                    self._candidate = raw
+                break
+            stop = end + head.length
+            if stop > size:
+                break
+            self._same, self._same_head, self._same_size = raw, head, stop - position
+            self._last = now = monotonic()
+            self._take(Http1Request(self, head, data[end:stop], now))
+            if stop == size:
+                return
+            position = stop
+        if self._stage != DEAF:
+            self._parse(data[position:] if position else data)
+
     def _parse(self, data: bytes) -> None:
         """Feed llhttp, which calls the on_… methods below."""
-        if self._stage == DEAF:
-            return
         parser = self._parser
         if parser is None:
             # The seam for HTTP/2: only here can a connection begin with its preface.
@@ -397,14 +246,12 @@ class Connection(asyncio.Protocol):
                 self._first = data
                 return
             parser = self._parser = httptools.HttpRequestParser(self)
-        if self._stage == BETWEEN:
-            end = data.find(b"\r\n\r\n", 0, KNOWN_HEAD_BYTES) + 4
-            self._candidate = data[:end] if end > 3 and data[:1].isalpha() else None
-        elif self._stage == HEAD:
-            self._head_bytes += len(data)
-        else:
-            self._raw += len(data)
-        self._fed = len(data)
+        stage = self._stage
+        size = self._fed = len(data)
+        if stage == HEAD:
+            self._head_bytes += size
+        elif stage == BODY:
+            self._raw += size
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -413,13 +260,20 @@ class Connection(asyncio.Protocol):
             if self._stage != DEAF:
                 self._refuse(Refusal(400, f"malformed HTTP request: {error}"))
         self._candidate = None
+        if self._stage == BETWEEN:
+            return
         limits = self._plane.limits
-        if self._stage == HEAD and self._head_bytes > limits.max_header_bytes:
-            self._refuse(Refusal(431, f"the request head is over {limits.max_header_bytes} bytes"))
-        elif self._stage == BODY and self._raw > 16 * self._got + limits.max_header_bytes:
-            self._refuse(Refusal(400, "the chunks of the body carry more framing than data"))
-        elif self._expecting:
-            self.advance()
+        if self._stage == HEAD:
+            if stage != HEAD:
+                self._since = monotonic()
+                self._head_bytes = 0
+            elif self._head_bytes > limits.max_header_bytes:
+                self._refuse(Refusal(431, f"the request head is over {limits.max_header_bytes} bytes"))
+        elif self._stage == BODY:
+            if self._raw > 16 * self._got + limits.max_header_bytes:
+                self._refuse(Refusal(400, "the chunks of the body carry more framing than data"))
+            elif self._expecting:
+                self.advance()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Read an upgrade request as the plain request it also is, then what follows it.
@@ -435,46 +289,45 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._stage = HEAD
-        self._since = monotonic()
         self._target = b""
         self._headers: list[Header] = []
-        self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value.rstrip(b" \t")))
+        self._headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
-        parser = cast(httptools.HttpRequestParser, self._parser)
+        parser = self._parser
+        plane = self._plane
         headers, self._headers = self._headers, []  # trailers go to the new list, and nowhere from there
-        limits = self._plane.limits
-        version, method, keep_alive = parser.get_http_version(), parser.get_method(), parser.should_keep_alive()
+        most = plane.limits.max_header_bytes
         try:
-            if self._fed + self._head_bytes > limits.max_header_bytes:
+            if self._fed + self._head_bytes > most:
+                self._head_bytes = 0
                 size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in headers)
-                if size > limits.max_header_bytes:
-                    raise Refusal(431, f"the request head is over {limits.max_header_bytes} bytes")
-            head = read_head(method, version, self._target, headers, keep_alive, limits)
+                if size > most:
+                    raise Refusal(431, f"the request head is over {most} bytes")
+            head = self._head = read_head(parser, self._target, headers, plane.limits)
         except Refusal as refusal:
             self._refuse(refusal)
             raise
-        if parser.should_upgrade():
-            self._plain_head = _without_upgrade(head, version)
-            self._candidate = None
-            return
-        self._head = head
+        candidate = self._candidate
+        if head.special:
+            if head.upgrade:
+                self._plain_head = _without_upgrade(head)
+                self._candidate = None
+                return
+            if head.expects:
+                self._expecting = self.careful = True
+        elif candidate is not None:
+            plane.remember(candidate, head)
+        self._candidate = None
         self._stage = BODY
         self._at = self._since = self._last = monotonic()
         self._got = self._raw = 0
         self._parts: list[bytes] = []
-        if self._candidate is not None:
-            if head.keep_alive and not head.chunked and not head.expects:
-                self._plane.remember(self._candidate, head)
-            self._candidate = None
-        if head.expects:
-            self._expecting = self.careful = True
 
     def on_body(self, data: bytes) -> None:
         self._got += len(data)
@@ -502,18 +355,19 @@ class Connection(asyncio.Protocol):
             self._hold()
             return
         queue.append(request)
-        self._hand_over(request)
-
-    def _hand_over(self, request: Http1Request) -> None:
         try:
             self._handler(request)
-        except Exception:
-            log.exception("the handler of %s %s failed", request.method, request.path)
-            if request.phase == OPEN:
-                request.reply(500, error_body("internal error"))
-            elif request.phase == STREAMING:
-                # The client must not take what it has for a whole answer.
-                self._transport.abort()
+        except Exception:  # noqa: BLE001
+            self._failed(request)
+
+    def _failed(self, request: Http1Request) -> None:
+        """Answer for a handler that raised; called while its exception is handled."""
+        log.exception("the handler of %s %s failed", request.method, request.path)  # noqa: LOG004
+        if request.phase == OPEN:
+            request.reply(500, error_body("internal error"))
+        elif request.phase == STREAMING:
+            # The client must not take what it has for a whole answer.
+            self._transport.abort()
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what cannot be understood, after the answers before it; then read no more."""
@@ -551,7 +405,10 @@ class Connection(asyncio.Protocol):
                 request = waiting.popleft()
                 queue.append(request)
                 if request.phase == OPEN:
-                    self._hand_over(request)
+                    try:
+                        self._handler(request)
+                    except Exception:  # noqa: BLE001
+                        self._failed(request)
         finally:
             self._advancing = False
         if self._expecting and not queue and self._stage == BODY:
@@ -666,8 +523,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-def _without_upgrade(head: Head, version: str) -> bytes:
-    lines = [b"%b %b HTTP/%b" % (head.method.encode(), head.target, version.encode())]
+def _without_upgrade(head: Head) -> bytes:
+    lines = [b"%b %b HTTP/1.%d" % (head.method.encode(), head.target, head.http11)]
     lines += [b"%b: %b" % pair for pair in head.headers if pair[0] not in (b"upgrade", b"connection")]
     lines.append(b"connection: keep-alive" if head.keep_alive else b"connection: close")
     return b"\r\n".join((*lines, b"\r\n"))

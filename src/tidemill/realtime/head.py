@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from tidemill.realtime.limits import HttpLimits
@@ -10,6 +11,7 @@ from tidemill.realtime.request import Header
 __all__ = ["Head", "Refusal", "read_head"]
 
 # Methods whose names are then one object each, so that handlers compare them quickly.
+SLASH = ord("/")
 METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 
 
@@ -25,7 +27,6 @@ class Head:
     """One parsed head. Never changed once built: requests with equal bytes share it."""
 
     __slots__ = (
-        "chunked",
         "expects",
         "fields",
         "headers",
@@ -36,66 +37,78 @@ class Head:
         "path",
         "plain",
         "query",
+        "special",
         "target",
+        "upgrade",
     )
 
     def __init__(
         self,
         method: str,
         target: bytes,
-        path: str,
-        query: bytes,
         headers: tuple[Header, ...],
         fields: dict[bytes, bytes],
-        *,
-        http11: bool = True,
-        keep_alive: bool = True,
+        http11: bool,
+        keep_alive: bool,
+        upgrade: bool,
     ) -> None:
+        """Raises Refusal for a target that names no path."""
         self.method = method
         self.target = target
-        self.path = path
-        self.query = query
+        if target[0] != SLASH or b"%" in target or b"#" in target:
+            self.path, self.query = _split_target(target)
+        else:
+            path, _, self.query = target.partition(b"?")
+            self.path = path.decode("ascii")
         self.headers = headers
         self.fields = fields
         self.http11 = http11
         self.keep_alive = keep_alive
-        self.chunked = b"transfer-encoding" in fields
-        self.length = int(fields.get(b"content-length", b"0"))
+        self.length = int(fields[b"content-length"]) if b"content-length" in fields else 0
         self.expects = http11 and b"expect" in fields
+        self.upgrade = upgrade
         # Most requests: their answer needs no Connection header and has a body.
         self.plain = http11 and keep_alive and method != "HEAD"
+        # Heads after which more is needed than so many bytes of body.
+        self.special = not keep_alive or upgrade or b"transfer-encoding" in fields or self.expects
 
 
-def read_head(
-    method: bytes, version: str, target: bytes, headers: list[Header], keep_alive: bool, limits: HttpLimits
-) -> Head:
+def read_head(parser: Any, target: bytes, headers: list[Header], limits: HttpLimits) -> Head:
     """Build a head from what llhttp parsed (names in lower case). Raises Refusal with the status to answer."""
-    if version not in ("1.1", "1.0"):
+    version = parser.get_http_version()
+    http11 = version == "1.1"
+    if not http11 and version != "1.0":
         raise Refusal(505, f"HTTP/{version} is not spoken here: use HTTP/1.1")
     if len(target) > limits.max_target_bytes:
         raise Refusal(414, f"the request target has {len(target)} bytes; at most {limits.max_target_bytes} are taken")
     if len(headers) > limits.max_headers:
         raise Refusal(431, f"the request has {len(headers)} headers; at most {limits.max_headers} are taken")
+    method = parser.get_method()
     if method == b"CONNECT":
         raise Refusal(501, "CONNECT is not supported: this is not a proxy")
     fields = dict(headers)
     if len(fields) != len(headers):
         fields = _join_repeated(headers)
-    http11 = version == "1.1"
     if http11 and b"host" not in fields:
         raise Refusal(400, "the Host header is missing; HTTP/1.1 requires it")
     if b"transfer-encoding" in fields:
         _check_transfer_encoding(fields[b"transfer-encoding"], http11)
-    length = fields.get(b"content-length")
-    if length is not None and (len(length) > 18 or int(length) > limits.max_body_bytes):
-        raise Refusal(
-            413, f"the body has {length.decode()} bytes (Content-Length); at most {limits.max_body_bytes} are taken"
-        )
     if b"expect" in fields and http11 and fields[b"expect"].lower() != b"100-continue":
         raise Refusal(417, "the only expectation that can be met is 100-continue")
-    path, query = _split_target(target)
-    name = METHODS.get(method) or method.decode("ascii")
-    return Head(name, target, path, query, tuple(headers), fields, http11=http11, keep_alive=keep_alive)
+    head = Head(
+        METHODS.get(method) or method.decode("ascii"),
+        target,
+        tuple(headers),
+        fields,
+        http11,
+        parser.should_keep_alive(),
+        parser.should_upgrade(),
+    )
+    if head.length > limits.max_body_bytes:
+        raise Refusal(
+            413, f"the body has {head.length} bytes (Content-Length); at most {limits.max_body_bytes} are taken"
+        )
+    return head
 
 
 def _join_repeated(headers: list[Header]) -> dict[bytes, bytes]:
