@@ -14,7 +14,7 @@ from tidemill.datatypes import DataType
 from tidemill.errors import InputError
 from tidemill.rows import Array
 
-__all__ = ["array_from_arrow", "array_from_list", "array_to_arrow", "flatten"]
+__all__ = ["array_from_arrow", "array_from_list", "array_to_arrow", "flatten", "strings_from_array"]
 
 _NONE = type(None)
 _ALLOWED: dict[str, frozenset[type]] = {
@@ -63,18 +63,19 @@ def expected_length(shape: Sequence[int], axis: int) -> int:
 
 
 def array_from_list(
-    values: list[Any], type_: DataType, name: str, *, nullable: bool = False, binary: bool = False
+    values: list[Any], type_: DataType, name: str, *, nullable: bool = False, binary: bool = False, width: int = 1
 ) -> tuple[Array, Array | None]:
     """A flat list of JSON values as an array of shape (len(values),) and, for missing integers and booleans, its
-    mask. Raises InputError naming the first value of the wrong type; numbers in strings are not numbers.
+    mask. `width` is the number of elements that make a row.
+
+    Raises InputError naming the first value of the wrong type or out of the datatype's range; numbers in strings
+    are not numbers.
     """
     kinds = set(map(type, values))
     allowed = _ALLOWED[type_.json]
-    missing = _NONE in kinds and nullable
+    missing = nullable and _NONE in kinds
     if not kinds <= allowed and not (missing and kinds - {_NONE} <= allowed):
-        if kinds - {_NONE} <= allowed:
-            raise _wrong(values, allowed, type_, name, "null is not allowed here")
-        raise _wrong(values, allowed | {_NONE} if nullable else allowed, type_, name, None)
+        raise _wrong(values, allowed | {_NONE} if nullable else allowed, type_, name, width)
     if type_.json == "string":
         out = np.empty(len(values), np.object_)
         out[:] = [None if v is None else v.encode() for v in values] if binary else values
@@ -90,18 +91,49 @@ def array_from_list(
             try:
                 np.array(v if v is not None else 0, type_.dtype)
             except OverflowError:
-                raise InputError(f"{name}: element {i} is {v}, outside {type_.name}", field=name, row=i) from None
+                text = f"{name}: element {i} is {v!s:.40}, outside {type_.name}"
+                raise InputError(text, field=name, row=i // max(1, width)) from None
         raise
 
 
-def _wrong(values: list[Any], allowed: frozenset[type], type_: DataType, name: str, why: str | None) -> InputError:
+def _wrong(values: list[Any], allowed: frozenset[type], type_: DataType, name: str, width: int) -> InputError:
     i, value = next((i, v) for i, v in enumerate(values) if type(v) not in allowed)
     found = {dict: "object", list: "array", str: "string", bool: "boolean", _NONE: "null"}.get(
         type(value), type(value).__name__
     )
     shown = f" {value!r:.60}" if isinstance(value, str | int | float) else ""
-    text = why or f"{type_.name} needs a JSON {type_.json}"
-    return InputError(f"{name}: element {i} is {found}{shown}: {text}", field=name, row=i)
+    text = f"{name}: element {i} is {found}{shown}: {type_.name} needs a JSON {type_.json}"
+    return InputError(text, field=name, row=i // max(1, width))
+
+
+def strings_from_array(array: Array, name: str, binary: bool) -> Array:
+    """An array of strings or bytes of any kind as the objects of a BYTES input: str, or bytes where it is binary,
+    None where missing (pandas writes NaN). Raises InputError naming the row of anything else.
+    """
+    values = array.astype(np.object_).reshape(-1).tolist()
+    wanted = bytes if binary else str
+    if not set(map(type, values)) <= {wanted, _NONE}:
+        width = max(1, len(values) // max(1, len(array)))
+        values = [_string(v, binary, name, i // width) for i, v in enumerate(values)]
+    out = np.empty(len(values), np.object_)
+    out[:] = values
+    return out.reshape(array.shape)
+
+
+def _string(value: Any, binary: bool, name: str, row: int) -> str | bytes | None:
+    if value is None or (isinstance(value, float) and value != value) or type(value).__name__ == "NAType":
+        return None
+    if isinstance(value, str):
+        return value.encode() if binary else str(value)
+    if not isinstance(value, bytes):
+        text = f"{name}: row {row} is {type(value).__name__} {value!r:.60}, expected {'bytes' if binary else 'text'}"
+        raise InputError(text, field=name, row=row)
+    if binary:
+        return bytes(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise _not_text(name, row) from None
 
 
 def array_from_arrow(
@@ -149,37 +181,43 @@ def _strings(column: pa.Array, name: str, binary: bool, few_values: bool) -> Arr
         # Few distinct values: one Python string each instead of one a row.
         column = column.dictionary_encode()
     if pa.types.is_dictionary(column.type):
-        kinds = _converted(column.dictionary.to_numpy(zero_copy_only=False), is_text, binary, name)
-        kinds = np.append(kinds, [None])
-        picked: Array = kinds[column.indices.fill_null(len(kinds) - 1).to_numpy(zero_copy_only=False)]
+        distinct = column.dictionary.to_numpy(zero_copy_only=False)
+        # Missing cells point one past the end, which the narrow index type may not reach.
+        index = column.indices.cast(pa.int64()).fill_null(len(distinct)).to_numpy(zero_copy_only=False)
+        kinds, bad = _converted(np.append(distinct, [None]), is_text, binary)
+        for row in np.flatnonzero(np.isin(index, bad)).tolist() if bad else ():
+            raise _not_text(name, row)
+        picked: Array = kinds[index]
         return picked
-    return _converted(np.asarray(column.to_numpy(zero_copy_only=False), np.object_), is_text, binary, name)
+    values, bad = _converted(np.asarray(column.to_numpy(zero_copy_only=False), np.object_), is_text, binary)
+    if bad:
+        raise _not_text(name, bad[0])
+    return values
 
 
-def _converted(values: Array, is_text: bool, binary: bool, name: str) -> Array:
-    if is_text != binary or len(values) == 0:
-        return values
+def _converted(values: Array, is_text: bool, binary: bool) -> tuple[Array, list[int]]:
+    """Text as bytes or bytes as text where the input wants the other, and where that cannot be."""
+    if is_text != binary:
+        return values, []
     out = np.empty(len(values), np.object_)
-    if binary:
-        out[:] = [None if v is None else v.encode() for v in values]
-        return out
+    bad = []
     for i, v in enumerate(values):
         try:
-            out[i] = None if v is None else v.decode()
+            out[i] = None if v is None else v.encode() if isinstance(v, str) else v if binary else v.decode()
         except UnicodeDecodeError:
-            raise InputError(f"{name}: row {i} is not UTF-8 text", field=name, row=i) from None
-    return out
+            bad.append(i)
+    return out, bad
+
+
+def _not_text(name: str, row: int) -> InputError:
+    return InputError(f"{name}: row {row} is not UTF-8 text", field=name, row=row)
 
 
 def _cast(column: pa.Array, type_: DataType, name: str) -> pa.Array:
-    if pa.types.is_timestamp(column.type) and type_.name == "INT64":
-        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
-    elif pa.types.is_date(column.type) and type_.name == "INT32":
-        column = column.cast(pa.date32())
     target = type_.arrow()
-    if column.type == target:
-        return column
     source = column.type
+    if source == target:
+        return column
     numeric = pa.types.is_integer(source) or pa.types.is_floating(source) or pa.types.is_decimal(source)
     if not (
         numeric
@@ -191,23 +229,45 @@ def _cast(column: pa.Array, type_: DataType, name: str) -> pa.Array:
     if type_.json == "boolean" and not pa.types.is_null(source):
         raise InputError(f"{name}: a column of {source} cannot become BOOL; make it boolean", field=name)
     try:
-        if pa.types.is_decimal(source) and type_.is_float:
-            column = column.cast(pa.float64())
-        # Rounding is what floats are for; integers must keep their value.
-        return column.cast(target, safe=not type_.is_float)
+        return _steps(column, type_)
+    except pa.ArrowNotImplementedError:
+        raise InputError(f"{name}: a column of {source} cannot become {type_.name}", field=name) from None
     except pa.ArrowInvalid as error:
-        row = _first_bad(column, target)
-        where = "" if row is None else f": row {row} is {column[row]}"
-        raise InputError(f"{name}: {source} cannot become {type_.name}{where} ({error})", field=name, row=row) from None
+        row = _first_bad(column, type_)
+        text = f"{name}: {source} cannot become {type_.name}: row {row} is {_shown(column[row])} ({error})"
+        raise InputError(text, field=name, row=row) from None
 
 
-def _first_bad(column: pa.Array, target: pa.DataType) -> int | None:
+def _steps(column: pa.Array, type_: DataType) -> pa.Array:
+    """Arrow's casts one after another, where there is none from the one type to the other."""
+    source, target = column.type, type_.arrow()
+    if pa.types.is_timestamp(source) and type_.name == "INT64":
+        micro = pa.timestamp("us", source.tz)
+        column = pc.cast(column, options=pc.CastOptions(micro, allow_time_truncate=True))
+    elif pa.types.is_date(source):
+        column = column.cast(pa.date32()).cast(pa.int32())
+    elif pa.types.is_time32(source):
+        column = column.cast(pa.int32())
+    elif type_.is_float and (pa.types.is_decimal(source) or pa.types.is_boolean(source)):
+        column = column.cast(pa.float64() if pa.types.is_decimal(source) else pa.uint8())
+    # Rounding is what floats are for; integers must keep their value.
+    return column.cast(target, safe=not type_.is_float)
+
+
+def _first_bad(column: pa.Array, type_: DataType) -> int:
     start, stop = 0, len(column)
     while stop - start > 1:
         middle = (start + stop) // 2
         try:
-            pc.cast(column[start:middle], target)
+            _steps(column[start:middle], type_)
             start = middle
         except pa.ArrowInvalid:
             stop = middle
-    return start if stop > start else None
+    return start
+
+
+def _shown(value: pa.Scalar) -> str:
+    try:
+        return str(value)
+    except (ValueError, OverflowError):  # a date beyond Python's own
+        return str(value.value)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tidemill.datatypes import from_numpy_dtype
 from tidemill.errors import InputError
 from tidemill.model.signature import Input
-from tidemill.prediction.cells import array_from_arrow, array_from_list, flatten
+from tidemill.prediction.cells import array_from_arrow, array_from_list, flatten, strings_from_array
 from tidemill.rows import VALID, Array, Rows
 
 __all__ = ["Intake"]
@@ -37,9 +37,9 @@ class Intake:
         """Arrays of shape (n, …) by input or column name, masks under `NAME.valid`. With `cast`, dtypes of the same
         kind are converted (a NumPy caller's float64); without, they must be those of the signature (a wire).
         """
-        given = {k: v for k, v in arrays.items() if not (k.endswith(VALID) and k not in self.by_name)}
+        given = {k: v for k, v in arrays.items() if not self._is_mask(k)}
         masks = {k.removesuffix(VALID): v for k, v in arrays.items() if k not in given}
-        self._check_names(given.keys())
+        self.check_names(given.keys())
         for name in masks:
             if name not in given:
                 raise InputError(f"{name}{VALID} marks the cells of {name}, which was not sent", field=name)
@@ -62,18 +62,22 @@ class Intake:
     def _typed(self, name: str, one: Input, array: Array, cast: bool) -> Array:
         if array.ndim == 0:
             raise InputError(f"{name}: got a scalar, expected an array whose first axis is the rows", field=name)
-        if one.datatype == "BYTES" and array.dtype.kind in "US":
-            array = array.astype(np.object_)
+        if one.datatype == "BYTES" and (array.dtype.kind in "UST" or (cast and array.dtype.kind == "O")):
+            return strings_from_array(array, name, one.binary)
         if array.dtype == one.type.dtype:
             return array
         found = from_numpy_dtype(array.dtype)
-        ok = np.can_cast(array.dtype, one.type.dtype, "same_kind") or (one.type.is_float and array.dtype.kind in "iu")
-        if not cast or one.datatype == "BYTES" or not ok:
+        kinds = array.dtype.kind + one.type.dtype.kind
+        # Narrower integers are checked below; the others are NumPy's own "same kind".
+        ok = kinds in ("ii", "uu", "iu", "ui", "ff", "if", "uf", "bi", "bu", "bf")
+        if found is not one.type and not (cast and ok):
             raise InputError(f"{name}: got {found.name}, expected {one.datatype}", field=name)
         with np.errstate(over="ignore"):
-            out = array.astype(one.type.dtype)
+            out: Array = array.astype(one.type.dtype)
         if out.dtype.kind in "iu" and not np.array_equal(out, array):
-            raise InputError(f"{name}: values do not fit {one.datatype}", field=name)
+            place = tuple(np.argwhere(out != array)[0].tolist())
+            text = f"{name}: row {place[0]} is {array[place]}, outside {one.datatype}"
+            raise InputError(text, field=name, row=place[0])
         return out
 
     # -- Python values: JSON -------------------------------------------------------------------------------
@@ -85,29 +89,44 @@ class Intake:
         """
         columns: dict[str, Array] = {}
         valid: dict[str, Array] = {}
-        given = {k: v for k, v in lists.items() if not (k.endswith(VALID) and k not in self.by_name)}
-        self._check_names(given.keys())
+        given = {k: v for k, v in lists.items() if not self._is_mask(k)}
+        self.check_names(given.keys())
         for name, (shape, values) in given.items():
             one = self._field(name)
-            nullable = one.nullable or name in self.by_column or any(c.nullable for c in one.columns)
-            concrete = _nested_shape(values) if shape is None else tuple(shape)
+            if shape is not None:
+                concrete = tuple(shape)
+            elif values:
+                concrete = _nested_shape(values)
+            else:
+                concrete = (0, *(max(d, 0) for d in one.shape[1:])) if name in self.by_name else (0,)
             flat = flatten(values, concrete, name)
-            array, mask = array_from_list(flat, one.type, name, nullable=nullable, binary=one.binary)
-            columns[name] = array.reshape(concrete)
+            width = len(flat) // concrete[0] if concrete[0] else 1
+            # A null where none is allowed is that row's problem, found by validation, and not the call's.
+            array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary, width=width)
+            try:
+                columns[name] = array.reshape(concrete)
+            except (ValueError, OverflowError):  # more axes, or longer ones, than an array may have
+                raise InputError(f"{name}: got shape {list(concrete)}, expected {list(one.shape)}", name) from None
             if mask is not None:
                 valid[name] = mask.reshape(concrete)
-        for name in lists.keys() - given.keys():
+        for name in [k for k in lists if k not in given]:
             target = name.removesuffix(VALID)
             if target not in columns:
                 raise InputError(f"{name} marks the cells of {target}, which was not sent", field=target)
             shape, values = lists[name]
-            flat = flatten(values, columns[target].shape, name)
+            wanted = columns[target].shape
+            if shape is not None and tuple(shape) != wanted:
+                text = f"{name}: expected BOOL of shape {list(wanted)}, the shape of {target}, got {list(shape)}"
+                raise InputError(text, field=target)
+            flat = flatten(values, wanted, name)
             mask, _ = array_from_list(flat, _BOOL, name)
             columns[target] = _masked(columns[target], mask.reshape(columns[target].shape), valid, target)
         return self._assemble(columns, valid)
 
     def from_records(self, records: list[Any]) -> Rows:
-        """Row objects: `[{"age": 41, …}, …]`. A column that a row leaves out is missing in that row."""
+        """Row objects: `[{"age": 41, …}, …]`. A column that a row leaves out is missing in that row, and in that row
+        only: what the other rows hold changes nothing in it.
+        """
         lists: dict[str, list[Any]] = {}
         for i, record in enumerate(records):
             if not isinstance(record, dict):
@@ -116,13 +135,18 @@ class Intake:
                 if name not in lists:
                     lists[name] = [None] * len(records)
                 lists[name][i] = record[name]
-        if not records:
-            lists = {name: [] for name in self.table_columns}
-        self._check_names(lists.keys())
+        self.check_names(lists.keys())
+        for one in self.inputs:
+            if one.name in lists:
+                continue
+            if one.columns or _is_scalar(one):
+                for name in [c.name for c in one.columns] or [one.name]:
+                    lists.setdefault(name, [None] * len(records))
+            elif not records:
+                lists[one.name] = []
         for name, values in lists.items():
-            one = self._field(name)
-            absent = next((i for i, v in enumerate(values) if v is None), None)
-            if absent is not None and len(one.shape) > 1 and name in self.by_name:
+            if name in self.by_name and not _is_scalar(self.by_name[name]) and None in values:
+                absent = values.index(None)
                 raise InputError(f"{name}: missing in row {absent}; a tensor cannot be missing", name, absent)
         return self.from_lists({k: (None, v) for k, v in lists.items()})
 
@@ -131,6 +155,8 @@ class Intake:
     def from_arrow(self, batch: pa.RecordBatch) -> Rows:
         """An Arrow batch: scalar columns by name, tensors from a (fixed-size) list column or their scalar columns."""
         present = {n: i for i, n in enumerate(batch.schema.names)}
+        if len(present) != batch.num_columns:
+            self._check_repeated(batch.schema.names)
         columns: dict[str, Array] = {}
         valid: dict[str, Array] = {}
         for one in self.inputs:
@@ -148,13 +174,14 @@ class Intake:
                 columns[one.name] = matrix
             else:
                 raise _missing(one.name, batch.schema.names)
-        self._check_shapes(columns, batch.num_rows)
+        self._check_shapes(columns, valid, batch.num_rows)
         return Rows(columns, batch.num_rows, valid)
 
     def _from_arrow_column(
         self, column: pa.Array, one: Input, columns: dict[str, Array], valid: dict[str, Array]
     ) -> None:
         inner = one.shape[1:]
+        n = len(column)
         if isinstance(column, pa.ExtensionArray):
             column = column.storage
         dims: list[int] = []
@@ -180,9 +207,8 @@ class Intake:
         array, mask = array_from_arrow(column, one.type, one.name, binary=one.binary, few_values=few)
         if len(inner) > 1 and len(dims) == 1:  # a flat list holds a tensor of higher rank in row-major order
             dims = list(inner)
-        rows = len(column) if not dims else -1
         try:
-            columns[one.name] = array.reshape((rows, *dims))
+            columns[one.name] = array.reshape((n, *dims))
         except ValueError:
             raise InputError(f"{one.name}: lists do not hold shape {list(one.shape)}", one.name) from None
         if mask is not None:
@@ -190,10 +216,19 @@ class Intake:
 
     # -- shared --------------------------------------------------------------------------------------------
 
+    def _is_mask(self, name: str) -> bool:
+        return name.endswith(VALID) and name not in self.by_name and name not in self.by_column
+
     def _field(self, name: str) -> Input:
         return self.by_name[name] if name in self.by_name else self.by_column[name][0]
 
-    def _check_names(self, names: Any) -> None:
+    def _check_repeated(self, names: Sequence[str]) -> None:
+        for name in names:
+            if names.count(name) > 1 and (name in self.by_name or name in self.by_column):
+                raise InputError(f"the table has {names.count(name)} columns named {name!r}; keep one", field=name)
+
+    def check_names(self, names: Any) -> None:
+        """Raise InputError for a name that is neither an input nor a column of one."""
         for name in names:
             if name not in self.by_name and name not in self.by_column:
                 raise InputError(
@@ -208,6 +243,8 @@ class Intake:
         masks: dict[str, Array] = {}
         n = -1
         for name, array in columns.items():
+            if not array.ndim:
+                raise InputError(f"{name}: got a scalar, expected an array whose first axis is the rows", field=name)
             if n < 0:
                 n = len(array)
             elif len(array) != n:
@@ -225,7 +262,7 @@ class Intake:
                 out[one.name] = self._pack(one, columns, valid, masks, n)
             else:
                 raise InputError(f"input {one.name!r} is missing: expected {_listing(self.by_name)}", field=one.name)
-        self._check_shapes(out, n)
+        self._check_shapes(out, masks, n)
         return Rows(out, n, masks)
 
     def _pack(
@@ -249,14 +286,17 @@ class Intake:
                 masks.setdefault(one.name, np.ones(matrix.shape, np.bool_))[:, j] = valid[c.name].reshape(n)
         return matrix
 
-    def _check_shapes(self, columns: dict[str, Array], n: int) -> None:
+    def _check_shapes(self, columns: dict[str, Array], valid: dict[str, Array], n: int) -> None:
         for one in self.inputs:
             shape = columns[one.name].shape
             want = one.shape
             if shape[1:] == want[1:]:
                 continue
-            if len(want) == 1 and shape == (n, 1):
-                columns[one.name] = columns[one.name].reshape(n)
+            if _is_scalar(one) and shape in ((n,), (n, 1)):
+                same = (n, *want[1:])
+                columns[one.name] = columns[one.name].reshape(same)
+                if one.name in valid:
+                    valid[one.name] = valid[one.name].reshape(same)
                 continue
             if len(shape) != len(want) or any(w not in (-1, s) for w, s in zip(want[1:], shape[1:], strict=True)):
                 raise InputError(f"{one.name}: got shape {list(shape)}, expected {list(want)}", field=one.name)
@@ -269,6 +309,9 @@ def _masked(array: Array, mask: Array, valid: dict[str, Array], name: str) -> Ar
     """Apply a mask the way its datatype keeps missing cells: NaN, None, or the mask itself."""
     if mask.all():
         return array
+    known = valid.get(name)
+    if known is not None:  # nulls beside the mask: a cell is there if both say so
+        mask = mask & known
     if array.dtype.kind in "fO":
         array = array.copy()
         array[~mask] = np.nan if array.dtype.kind == "f" else None
@@ -284,6 +327,11 @@ def _nested_shape(values: list[Any]) -> tuple[int, ...]:
         inner = inner[0]
         shape.append(len(inner))
     return tuple(shape)
+
+
+def _is_scalar(one: Input) -> bool:
+    """One value a row, whether written as [-1] or as [-1, 1]."""
+    return one.shape in ((-1,), (-1, 1))
 
 
 def _fixed(type_: pa.DataType) -> bool:
