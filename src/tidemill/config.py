@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -14,6 +16,9 @@ from tidemill.errors import ConfigError
 __all__ = ["Config", "decode", "load_toml"]
 
 T = TypeVar("T")
+
+# What msgspec appends of the value's type and path; the path and the value itself are told here.
+_SAID = re.compile(r"(, got `[^`]*`)?( - at `.*`)?$")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -45,10 +50,12 @@ def decode(raw: Mapping[str, Any], type_: type[T], name: str) -> T:
 
 def _problems(value: Any, type_: Any, path: str) -> list[str]:
     """Every problem msgspec would name one at a time: descends structs, lists and tables, and asks at the leaves."""
-    if isinstance(type_, type) and issubclass(type_, msgspec.Struct) and isinstance(value, dict):
-        found = []
-        hints = get_type_hints(type_, include_extras=True)
-        fields = {f.encode_name: f for f in msgspec.structs.fields(type_)}
+    inner = _inner(value, type_)
+    origin, args = get_origin(inner), get_args(inner)
+    found: list[str] = []
+    if isinstance(value, dict) and _is_struct(inner):
+        hints = get_type_hints(inner, include_extras=True)
+        fields = {f.encode_name: f for f in msgspec.structs.fields(inner)}
         for key in value.keys() - fields.keys():
             expected = ", ".join(sorted(fields))
             found.append(f"{_join(path, key)}: unknown key; expected one of {expected}")
@@ -57,27 +64,46 @@ def _problems(value: Any, type_: Any, path: str) -> list[str]:
                 found += _problems(value[key], hints[field.name], _join(path, key))
             elif field.required:
                 found.append(f"{_join(path, key)}: required, but missing")
-        if not found:
-            found += _leaf(value, type_, path)
-        return sorted(found)
-    origin, args = get_origin(type_), get_args(type_)
-    if origin in (list, tuple) and isinstance(value, list) and args:
-        return [p for i, v in enumerate(value) for p in _problems(v, args[0], f"{path}[{i}]")] or _leaf(
-            value, type_, path
-        )
-    if origin is dict and isinstance(value, dict):
-        return [p for k, v in value.items() for p in _problems(v, args[1], _join(path, k))] or _leaf(value, type_, path)
-    structs = [a for a in args if isinstance(a, type) and issubclass(a, msgspec.Struct)]
-    if len(structs) == 1 and isinstance(value, dict):
-        return _problems(value, structs[0], path)
-    return _leaf(value, type_, path)
+        found.sort()
+    elif isinstance(value, dict) and origin is dict:
+        for key, one in value.items():
+            found += _problems(one, args[1], _join(path, key))
+    elif isinstance(value, list) and (origin is list or (origin is tuple and args[1:] == (...,))):
+        for i, one in enumerate(value):
+            found += _problems(one, args[0], f"{path}[{i}]")
+    return found or _leaf(value, type_, path)
+
+
+def _inner(value: Any, type_: Any) -> Any:
+    """The type without its constraints; of a union, the only member that a table or a list could be."""
+    origin = get_origin(type_)
+    if origin is Annotated:
+        return _inner(value, get_args(type_)[0])
+    if origin is Union or origin is UnionType:
+        members = [_inner(value, a) for a in get_args(type_)]
+        if isinstance(value, dict):
+            members = [m for m in members if _is_struct(m) or get_origin(m) is dict]
+        elif isinstance(value, list):
+            members = [m for m in members if get_origin(m) in (list, tuple)]
+        else:
+            members = [m for m in members if m is not NoneType]
+        return members[0] if len(members) == 1 else type_
+    return type_
+
+
+def _is_struct(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
 def _leaf(value: Any, type_: Any, path: str) -> list[str]:
     try:
         msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        text = str(error).split(" - at `")[0]
+        inner = _inner(value, type_)
+        if get_origin(inner) is Literal:
+            text = f"expected one of {', '.join(map(repr, get_args(inner)))}"
+        else:
+            text = _SAID.sub("", str(error)).replace("`object", "`table").replace(" | null`", "`")
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
         return [f"{path or '(top)'}: {text[0].lower()}{text[1:]}, got {shown}"]
     return []

@@ -7,7 +7,8 @@ TidemillError
 │   └── IntegrityError     a package file that is not what its manifest says
 ├── InputError             a request or table that cannot be understood
 │   ├── RowsRejected       understood, but some rows break the signature
-│   └── TooLarge           over a stated limit
+│   ├── TooLarge           over a stated limit
+│   └── UnsupportedCoding  in a content coding that is not read
 ├── NotFound               no such model, version or route
 ├── Refused                not taken now; come back after `retry_after` seconds
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "BudgetExceeded",
@@ -47,6 +49,7 @@ __all__ = [
     "TidemillError",
     "TooLarge",
     "Unavailable",
+    "UnsupportedCoding",
 ]
 
 SHOWN_PROBLEMS = 100
@@ -73,6 +76,16 @@ class TidemillError(Exception):
     status = 500
     grpc = "INTERNAL"
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that an error crosses from a worker process whole, whatever its constructor takes."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(type_: type[TidemillError], args: tuple[Any, ...], state: dict[str, Any]) -> TidemillError:
+    error = type_.__new__(type_, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(TidemillError):
@@ -148,6 +161,13 @@ class TooLarge(InputError):
 
     code = "too_large"
     status = 413
+
+
+class UnsupportedCoding(InputError):
+    """A body in a content coding that is not read."""
+
+    code = "unsupported_coding"
+    status = 415
 
 
 class NotFound(TidemillError):

@@ -132,7 +132,9 @@ class Live:
             array = found.columns.get(output.name)
             if array is None:
                 raise ModelError(f"no output {output.name!r}; the model gave {', '.join(found.columns)}")
-            columns[output.name] = _sealed(output, array, n)
+            columns[output.name] = array = _sealed(output, array, n)
+            if array.dtype.kind == "O":
+                _check_strings(output, array)
         for output, source, derive in self._derived:
             columns[output.name] = _sealed(output, derive(columns[source]), n)
         if self._derived:
@@ -188,6 +190,15 @@ def _sealed(output: Output, array: Array, n: int) -> Array:
     if len(array) != n:
         raise ModelError(f"output {output.name!r} has {len(array)} rows for {n} rows of input")
     return array
+
+
+def _check_strings(output: Output, array: Array) -> None:
+    """An object array may hold anything; what is no string would break the encoder that meets it."""
+    wanted = bytes if output.binary else str
+    kinds = set(map(type, array.reshape(-1).tolist()))
+    if kinds != {wanted} and not all(issubclass(k, wanted) for k in kinds):
+        found = ", ".join(sorted(k.__name__ for k in kinds if not issubclass(k, wanted)))
+        raise ModelError(f"output {output.name!r} holds {found}, declared BYTES: expected {wanted.__name__}")
 
 
 def _filled(rows: Rows, one: Input) -> Rows:

@@ -77,25 +77,32 @@ def _number_check(one: Input) -> Check:
 
 
 def _report(one: Input, cells: Sequence[Any], values: Array, absent: Array, bad: Array, found: list[Problem]) -> None:
-    width = len(cells)
     for place in np.argwhere(bad):
         index = tuple(place.tolist())
-        cell = cells[index[-1]] if width > 1 or one.columns else cells[0]
-        if one.columns:
-            name = cell.name
-        else:
-            name = one.name + "".join(f"[{i}]" for i in index[1:])
+        cell = cells[index[-1]] if one.columns else cells[0]
+        name = _name(one, index)
         value = values[index]
         if absent[index]:
             found.append(Problem(index[0], "null", name, f"{name}: is missing, expected a number"))
         elif cell.minimum is not None and not value >= _bound(cell.minimum, values.dtype, -1):
-            text = f"{name}: got {value!s}, expected ≥ {cell.minimum:g}"
+            text = f"{name}: got {value!s}, expected ≥ {_number(cell.minimum)}"
             found.append(Problem(index[0], "below_minimum", name, text))
         elif cell.maximum is not None and not value <= _bound(cell.maximum, values.dtype, +1):
-            text = f"{name}: got {value!s}, expected ≤ {cell.maximum:g}"
+            text = f"{name}: got {value!s}, expected ≤ {_number(cell.maximum)}"
             found.append(Problem(index[0], "above_maximum", name, text))
         else:
             found.append(_unknown(one, index[0], name, value))
+
+
+def _name(one: Input, index: tuple[int, ...]) -> str:
+    """What a cell is called: its column, or its input and its place in it."""
+    if one.columns:
+        return one.columns[index[-1]].name
+    return one.name + "".join(f"[{i}]" for i in index[1:])
+
+
+def _number(limit: float) -> str:
+    return f"{limit:.0f}" if limit == limit // 1 and abs(limit) < 1e15 else repr(limit)
 
 
 def _unknown(one: Input, row: int, name: str, value: Any) -> Problem:
@@ -107,24 +114,19 @@ def _mask_check(one: Input, rows: Rows, found: list[Problem]) -> None:
     mask = rows.valid.get(one.name)
     if mask is None or mask.all():
         return
-    cells = one.columns
     for place in np.argwhere(~mask):
         index = tuple(place.tolist())
-        if cells:
-            if cells[index[1]].nullable:
-                continue
-            name = cells[index[1]].name
-        elif one.nullable:
-            continue
-        else:
-            name = one.name + "".join(f"[{i}]" for i in index[1:])
-        found.append(Problem(index[0], "null", name, f"{name}: is missing, expected a value"))
+        if not (one.columns[index[-1]].nullable if one.columns else one.nullable):
+            name = _name(one, index)
+            kind = "a boolean" if one.datatype == "BOOL" else "a number"
+            found.append(Problem(index[0], "null", name, f"{name}: is missing, expected {kind}"))
 
 
 def _bytes_check(one: Input) -> Check | None:
     known: frozenset[Any] | None = frozenset(one.categories) if one.categories else None
-    accepted = known | {None} if known is not None and one.nullable else known
-    if known is None and one.nullable:
+    nullable = [c.nullable for c in one.columns] or [one.nullable]
+    accepted = known | {None} if known is not None and all(nullable) else known
+    if known is None and all(nullable):
         return None
 
     def check(rows: Rows, found: list[Problem]) -> None:
@@ -132,24 +134,25 @@ def _bytes_check(one: Input) -> Check | None:
         flat = values.reshape(-1).tolist()
         if (None not in flat) if accepted is None else accepted.issuperset(flat):
             return
-        width = len(flat) // max(1, rows.n)
         for i, value in enumerate(flat):
-            row, rest = divmod(i, max(1, width))
-            name = one.name if values.ndim == 1 else f"{one.name}[{rest}]"
             if value is None:
-                if not one.nullable:
-                    found.append(Problem(row, "null", name, f"{name}: is missing, expected text"))
+                if not nullable[i % len(nullable)]:
+                    index = tuple(map(int, np.unravel_index(i, values.shape)))
+                    name = _name(one, index)
+                    found.append(Problem(index[0], "null", name, f"{name}: is missing, expected text"))
             elif known is not None and value not in known:
-                found.append(_unknown(one, row, name, value))
+                index = tuple(map(int, np.unravel_index(i, values.shape)))
+                found.append(_unknown(one, index[0], _name(one, index), value))
 
     return check
 
 
 def _bound(limit: float | None, dtype: np.dtype[Any], side: int) -> Any:
     """A bound in the column's own dtype, so that a value written as the bound itself passes; none is the widest."""
+    if limit is None or limit == np.inf * side:
+        return np.inf * side if dtype.kind == "f" else np.iinfo(dtype).min if side < 0 else np.iinfo(dtype).max
     if dtype.kind == "f":
-        return np.inf * side if limit is None else dtype.type(limit)
+        with np.errstate(over="ignore"):
+            return dtype.type(limit)
     info = np.iinfo(dtype)
-    if limit is None:
-        return info.min if side < 0 else info.max
     return min(max(int(np.ceil(limit) if side < 0 else np.floor(limit)), info.min), info.max)

@@ -70,9 +70,10 @@ class OnnxRuntime:
         self._call_rows = _fixed_rows(session)
 
     def run(self, rows: Rows) -> Rows:
-        if rows.valid:
+        masked = [name for name, mask in rows.valid.items() if not mask.all()]
+        if masked:
             raise ModelError(
-                f"{', '.join(rows.valid)}: an ONNX graph has no missing integers or booleans; declare a fill, or "
+                f"{', '.join(masked)}: an ONNX graph has no missing integers or booleans; declare a fill, or "
                 "let transform.before fill them and leave the mask out"
             )
         feeds = {}
