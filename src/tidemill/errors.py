@@ -246,7 +246,11 @@ class SinkError(RunError):
 
 
 class BudgetExceeded(RunError):
-    """More rows failed than the job allows. Dead letters and manifest stay to be looked at."""
+    """More rows failed than the job allows. Dead letters and manifest stay to be looked at; `report` is the run's."""
 
     code = "over_budget"
     exit_code = 3
+
+    def __init__(self, message: str, report: object | None = None) -> None:
+        self.report = report
+        super().__init__(message)

@@ -1,0 +1,81 @@
+"""What a run is asked for, what it tells while it goes, and what it reports at its end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from tidemill.config import Config
+
+__all__ = ["Progress", "RunReport", "ScoreOptions"]
+
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ScoreOptions(Config, frozen=True, kw_only=True):
+    """Options of one run.
+
+    `chunk_rows` is what is read, converted and written at a time; `call_rows` bounds one model call (None: chosen
+    from the package's runtime). `workers` are threads (None: the CPU budget). `select` names the model outputs to
+    write (empty: all), `pass_through` the input columns to copy beside them ("*": every one). `max_error_rate`
+    is the share of rows that may become dead letters (None: any, 0.0: none). `dead_letters` is a file for them
+    (.parquet or .jsonl); by default they lie with the output.
+    """
+
+    chunk_rows: Positive = 32_768
+    call_rows: Positive | None = None
+    workers: Positive | None = None
+    select: tuple[str, ...] = ()
+    pass_through: tuple[str, ...] = ()
+    run_id: Annotated[str, msgspec.Meta(pattern=RUN_ID)] | None = None
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    dead_letters: str | None = None
+    overwrite: bool = False
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment of a run. `total_rows` is None while an input's rows cannot be known without reading it.
+
+    `errors` counts dead rows by the code of their first problem. Rows of a resumed run's sealed shards are counted
+    in; `resumed_rows` tells how many those are, so that a rate can leave them out.
+    """
+
+    run_id: str
+    rows_read: int
+    rows_written: int
+    rows_dead: int
+    total_rows: int | None
+    resumed_rows: int
+    shards_done: int
+    shards: int
+    seconds: float
+    errors: dict[str, int]
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a run: `read = written + dead`, counted against what was written.
+
+    `seconds` and `rows_per_second` are of this execution alone; `peak_rss_bytes` is the process's own peak.
+    """
+
+    run_id: str
+    state: Literal["done", "already_done", "over_budget"]
+    read: int
+    written: int
+    dead: int
+    errors: dict[str, int]
+    files: int
+    shards: int
+    resumed_shards: int
+    seconds: float
+    rows_per_second: float
+    peak_rss_bytes: int
+    output: str
+    dead_letters: str | None
+    manifest: str
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        return msgspec.json.encode(self).decode()

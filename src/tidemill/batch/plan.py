@@ -1,0 +1,354 @@
+"""The plan of a run: its input as it was seen, its job, its package, and the shards that will be scored.
+
+A plan is plain data, written to the ledger as JSON; whoever holds it and the package can score any of its shards.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tidemill.batch.columns import output_schema
+from tidemill.batch.options import ScoreOptions
+from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
+from tidemill.batch.snapshot import Snapshot, take_snapshot
+from tidemill.batch.sources import Examined, Piece, source
+from tidemill.config import Config
+from tidemill.errors import ConfigError, SourceError
+from tidemill.model.signature import Input, Output
+from tidemill.prediction.live import Live
+
+__all__ = ["Job", "PackageId", "Plan", "PlannedFile", "Shard", "build_plan", "differences"]
+
+# A shard is the unit of retry and commit: small enough to lose, large enough that sealing it costs nothing.
+SHARD_ROWS = 500_000
+SHARD_BYTES = 128 << 20
+DEAD_COLUMNS = ("_file", "_row", "_code", "_field", "_message", "_problems")
+
+
+class PlannedFile(Config, frozen=True, kw_only=True):
+    """One input file. `rows` is None where only reading tells them; `partition` are the `key=value` directories above
+    it, without those that the file has a column of its own for.
+    """
+
+    name: str
+    partition: dict[str, str | None] = msgspec.field(default_factory=dict)
+    rows: int | None
+    snapshot: Snapshot
+
+
+class Shard(Config, frozen=True, kw_only=True):
+    """A range of the input, in its order; `index` is its place in the output."""
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+
+class Job(Config, frozen=True, kw_only=True):
+    """What was asked for, as far as it can change the output or whether there is one."""
+
+    source: str
+    sink: SinkPlace
+    chunk_rows: int
+    call_rows: int | None = None
+    select: tuple[str, ...] = ()
+    pass_through: tuple[str, ...] = ()
+    max_error_rate: float | None = None
+    dead_letters: str | None = None
+
+
+class PackageId(Config, frozen=True, kw_only=True):
+    """Which model answered."""
+
+    name: str
+    version: str
+    fingerprint: str
+
+
+class Plan(Config, frozen=True, kw_only=True):
+    """All that scoring a shard needs beside the package.
+
+    `read` is the Arrow schema (IPC) of the columns that are read, `copied` those of them that go to the output.
+    """
+
+    format: Literal[1]
+    run_id: str
+    created_at: str
+    job: Job
+    package: PackageId
+    versions: dict[str, str]
+    root: str
+    source_format: SourceFormat
+    files: tuple[PlannedFile, ...]
+    read: bytes
+    copied: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def read_schema(self) -> pa.Schema:
+        """The columns that are read from each file or its partition, and their types."""
+        return pa.ipc.read_schema(pa.py_buffer(self.read))
+
+    @property
+    def total_rows(self) -> int | None:
+        """Rows of the whole input, or None where only reading tells."""
+        rows = [f.rows for f in self.files]
+        return sum(r for r in rows if r is not None) if None not in rows else None
+
+    def outputs(self, live: Live) -> list[Output]:
+        """The model outputs that are written, in the package's order."""
+        declared = live.package.manifest.outputs
+        return [o for o in declared if not self.job.select or o.name in self.job.select]
+
+    def output_schema(self, live: Live) -> pa.Schema:
+        """The columns of the output: copied ones first, then the model's."""
+        read = self.read_schema
+        return pa.schema([*(read.field(n) for n in self.copied), *output_schema(self.outputs(live))])
+
+
+def build_plan(
+    run_id: str,
+    source_uri: str,
+    sink: SinkPlace,
+    options: ScoreOptions,
+    live: Live,
+    root: Path,
+    format_: SourceFormat,
+    files: Sequence[InputFile],
+) -> Plan:
+    """Look at every file and lay out the run, without reading rows.
+
+    Raises SourceError for files that cannot be understood or that lack a column, ConfigError for options that do
+    not fit the package or the input.
+    """
+    manifest = live.package.manifest
+    snapshots, examined = _examine(root, format_, files, manifest.inputs)
+    partitions = _partition_schema(files, manifest.inputs)
+    schemas = [_with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
+    copied = _copied(options.pass_through, schemas[0])
+    wanted = _model_columns(manifest.inputs, schemas[0].names)
+    wanted += [n for n in copied if n not in wanted]
+    read = _common_schema(schemas, wanted, manifest.inputs, files, format_)
+    _check_names(options, manifest.outputs, read, copied)
+    return Plan(
+        format=1,
+        run_id=run_id,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=Job(
+            source=source_uri,
+            sink=sink,
+            chunk_rows=options.chunk_rows,
+            call_rows=options.call_rows,
+            select=options.select,
+            pass_through=options.pass_through,
+            max_error_rate=options.max_error_rate,
+            dead_letters=options.dead_letters,
+        ),
+        package=PackageId(name=manifest.name, version=manifest.version, fingerprint=live.fingerprint),
+        versions={
+            "tidemill": importlib.metadata.version("tidemill"),
+            "python": platform.python_version(),
+            "pyarrow": pa.__version__,
+            "numpy": np.__version__,
+            "runtime": live.runtime.version,
+        },
+        root=str(root),
+        source_format=format_,
+        files=tuple(
+            PlannedFile(
+                name=f.name,
+                partition={k: v for k, v in f.partition.items() if k not in e.schema.names},
+                rows=_rows(e),
+                snapshot=s,
+            )
+            for f, e, s in zip(files, examined, snapshots, strict=True)
+        ),
+        read=read.serialize().to_pybytes(),
+        copied=tuple(copied),
+        shards=tuple(_shards(examined)),
+    )
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """What makes `new` another run than `old`, each in a few words; empty where one can go on with the other."""
+    found = []
+    for name in ("fingerprint", "name", "version"):
+        a, b = getattr(old.package, name), getattr(new.package, name)
+        if a != b:
+            found.append(f"package {name} was {a[:16]}, is {b[:16]}")
+    was, now = msgspec.to_builtins(old.job), msgspec.to_builtins(new.job)
+    found += [
+        f"{name} was {was.get(name)}, is {now.get(name)}"
+        for name in Job.__struct_fields__
+        if was.get(name) != now.get(name)
+    ]
+    before, after = {f.name: f for f in old.files}, {f.name: f for f in new.files}
+    found += [f"input file {n} is gone" for n in before.keys() - after.keys()]
+    found += [f"input file {n} is new" for n in after.keys() - before.keys()]
+    found += [f"input file {n} was changed" for n in before.keys() & after.keys() if before[n] != after[n]]
+    if not found and (old.read, old.copied, old.shards) != (new.read, new.copied, new.shards):
+        found.append(f"Tidemill or PyArrow read the input otherwise ({old.versions} then, {new.versions} now)")
+    return found
+
+
+def _examine(
+    root: Path, format_: SourceFormat, files: Sequence[InputFile], inputs: Sequence[Input]
+) -> tuple[list[Snapshot], list[Examined]]:
+    types = {i.name: _wire_type(i) for i in inputs} | {c.name: i.type.arrow() for i in inputs for c in i.columns}
+    reader = source(format_)
+
+    def look(file: InputFile) -> tuple[Snapshot, Examined]:
+        path = root / file.name
+        before = take_snapshot(path, file.name)
+        found = reader.examine(path, file.name, types)
+        if take_snapshot(path, file.name) != before:
+            raise SourceError(f"{file.name}: is being written to; score it when it is finished")
+        return before, found
+
+    with ThreadPoolExecutor(8) as pool:
+        looked = list(pool.map(look, files))
+    return [s for s, _ in looked], [e for _, e in looked]
+
+
+def _wire_type(one: Input) -> pa.DataType:
+    type_ = one.type.arrow()
+    for _ in one.shape[1:]:
+        type_ = pa.list_(type_)
+    return type_
+
+
+def _model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]:
+    """The columns that the path's intake will look for, given those that are there."""
+    return [
+        name
+        for one in inputs
+        for name in ([one.name] if one.name in present or not one.columns else [c.name for c in one.columns])
+    ]
+
+
+def _copied(pass_through: Sequence[str], schema: pa.Schema) -> list[str]:
+    if "*" in pass_through:
+        return list(schema.names)
+    absent = [n for n in pass_through if n not in schema.names]
+    if absent:
+        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {_listing(schema.names)}")
+    return list(dict.fromkeys(pass_through))
+
+
+def _partition_schema(files: Sequence[InputFile], inputs: Sequence[Input]) -> pa.Schema:
+    """Partition keys as columns: the model's type where it reads one, else integers where all are, else text."""
+    wanted = {i.name: i.type.arrow() for i in inputs if len(i.shape) == 1}
+    wanted |= {c.name: i.type.arrow() for i in inputs for c in i.columns}
+    fields = []
+    for key in dict.fromkeys(k for f in files for k in f.partition):
+        values = [f.partition.get(key) for f in files]
+        whole = all(v is None or _is_integer(v) for v in values) and any(v is not None for v in values)
+        fields.append(pa.field(key, wanted.get(key, pa.int64() if whole else pa.string())))
+    return pa.schema(fields)
+
+
+def _is_integer(text: str) -> bool:
+    digits = text.removeprefix("-")
+    # "007" is a code, not a number.
+    return digits.isascii() and digits.isdigit() and len(digits) < 19 and (digits == "0" or digits[0] != "0")
+
+
+def _with_partitions(schema: pa.Schema, file: InputFile, partitions: pa.Schema) -> pa.Schema:
+    """The file's own columns and, where it has none of that name, its partition keys."""
+    for field in partitions:
+        if field.name in file.partition and field.name not in schema.names:
+            schema = schema.append(field)
+    return schema
+
+
+def _common_schema(
+    schemas: Sequence[pa.Schema],
+    wanted: Sequence[str],
+    inputs: Sequence[Input],
+    files: Sequence[InputFile],
+    format_: SourceFormat,
+) -> pa.Schema:
+    """The wanted columns in a type that holds those of every file."""
+    types = {i.name: _wire_type(i) for i in inputs} | {c.name: i.type.arrow() for i in inputs for c in i.columns}
+    optional = {i.name for i in inputs if i.nullable} | {c.name for i in inputs for c in i.columns if c.nullable}
+    fields = []
+    for name in wanted:
+        field: pa.Field | None = None
+        for schema, file in zip(schemas, files, strict=True):
+            if name not in schema.names:
+                # In JSON lines a missing key is a null: a key that no line of the head holds may still be meant so.
+                if format_ == "jsonl" and (name in optional or len(schema) == 0):
+                    continue
+                raise SourceError(f"{file.name}: column {name!r} is missing; it has {_listing(schema.names)}")
+            try:
+                found = schema.field(name).with_nullable(True).remove_metadata()
+                field = found if field is None else _wider(field, found)
+            except pa.ArrowException as error:
+                raise SourceError(
+                    f"{file.name}: column {name!r} does not fit that of the other files: {error}"
+                ) from None
+        fields.append(field if field is not None else pa.field(name, types.get(name, pa.string())))
+    return pa.schema(fields)
+
+
+def _wider(a: pa.Field, b: pa.Field) -> pa.Field:
+    if a.type == b.type:
+        return a
+    return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
+
+
+def _check_names(options: ScoreOptions, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:
+    names = [o.name for o in outputs]
+    unknown = [n for n in options.select if n not in names]
+    if unknown:
+        raise ConfigError(f"select: the model has no output {unknown[0]!r}; it has {_listing(names)}")
+    written = options.select or names
+    both = [n for n in copied if n in written]
+    if both:
+        raise ConfigError(
+            f"column {both[0]!r} is both passed through and a model output; leave it out of the pass-through, "
+            "or write other outputs with select"
+        )
+    reserved = [n for n in read.names if n in DEAD_COLUMNS]
+    if reserved:
+        raise ConfigError(f"column {reserved[0]!r} has a name that dead letters need; rename it")
+
+
+def _rows(examined: Examined) -> int | None:
+    rows = [u.rows for u in examined.units]
+    return sum(r for r in rows if r is not None) if None not in rows else None
+
+
+def _shards(examined: Sequence[Examined]) -> Iterator[Shard]:
+    """Units in order, gathered until a shard is large enough."""
+    index = rows = nbytes = 0
+    pieces: list[Piece] = []
+    for file, one in enumerate(examined):
+        for unit in one.units:
+            last = pieces[-1] if pieces else None
+            if last is not None and last.file == file and last.rows is not None and unit.rows is not None:
+                pieces[-1] = msgspec.structs.replace(last, stop=unit.stop, rows=last.rows + unit.rows)
+            else:
+                pieces.append(
+                    Piece(file=file, start=unit.start, stop=unit.stop, first_row=unit.first_row, rows=unit.rows)
+                )
+            rows += unit.rows or 0
+            nbytes += unit.nbytes
+            if rows >= SHARD_ROWS or nbytes >= SHARD_BYTES:
+                yield Shard(index=index, pieces=tuple(pieces))
+                index, rows, nbytes, pieces = index + 1, 0, 0, []
+    if pieces:
+        yield Shard(index=index, pieces=tuple(pieces))
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "no columns"

@@ -1,0 +1,41 @@
+"""The one interface of file sinks: write a part, count what a part holds, join parts to one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+__all__ = ["PartWriter", "Sink"]
+
+
+class PartWriter(Protocol):
+    """Writes one part. What it writes counts only once `close` has returned. Raises OSError as the disk does."""
+
+    def write(self, batch: pa.RecordBatch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Writes one format. Holds no state, so that any process can write any part."""
+
+    suffix: str
+
+    def check(self, schema: pa.Schema) -> str | None:
+        """Why this format cannot hold a table of this schema, in one sentence, or None."""
+        ...
+
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> PartWriter:
+        """A writer of a part. `stamp` (JSON) names run and package and is kept inside where the format can."""
+        ...
+
+    def count(self, path: Path) -> int:
+        """The rows a written part really holds, as the file itself tells."""
+        ...
+
+    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
+        """All parts, in order, as one file."""
+        ...

@@ -1,0 +1,117 @@
+"""CSV parts without a header, joined under one. A vector takes one column an element, NAME_0 and on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from tidemill.batch.sinks.lines import join_files
+
+__all__ = ["CsvSink"]
+
+_BLOCK = 4 << 20
+
+
+class CsvSink:
+    """RFC 4180 with LF line ends. Null is an empty cell, empty text is `""`, NaN is `nan`."""
+
+    suffix = ".csv"
+
+    def check(self, schema: pa.Schema) -> str | None:
+        for field in schema:
+            inner = _scalar(field.type)
+            if inner is None:
+                return (
+                    f"column {field.name!r} of {field.type} has no fixed number of cells; write Parquet or JSON lines"
+                )
+        names = _flat_schema(schema).names
+        twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+        return None if twice is None else f"two columns would be called {twice!r}; rename one, or write Parquet"
+
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> CsvPart:
+        del stamp  # CSV has no place for it
+        return CsvPart(path, schema)
+
+    def count(self, path: Path) -> int:
+        """Line ends outside quotes."""
+        rows, inside = 0, 0
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                if not inside and b'"' not in block:
+                    rows += block.count(b"\n")
+                    continue
+                data = np.frombuffer(block, np.uint8)
+                quotes = np.cumsum(data == ord('"')) + inside
+                rows += int(np.count_nonzero((data == ord("\n")) & (quotes % 2 == 0)))
+                inside = int(quotes[-1]) % 2
+        return rows
+
+    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
+        del stamp
+        header = ",".join('"' + n.replace('"', '""') + '"' for n in _flat_schema(schema).names) + "\n"
+        join_files(header.encode(), parts, path)
+
+
+class CsvPart:
+    """A part of plain lines."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = _flat_schema(schema)
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa_csv.CSVWriter(
+            self._file, self._schema, write_options=pa_csv.WriteOptions(include_header=False, batch_size=8192)
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns: list[pa.Array] = []
+        for column in batch.columns:
+            columns += _flat(column)
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+
+    def close(self) -> None:
+        try:
+            self._writer.close()
+        finally:
+            self._file.close()
+
+
+def _scalar(type_: pa.DataType) -> pa.DataType | None:
+    """The type of one cell, or None where cells have no fixed number."""
+    while pa.types.is_fixed_size_list(type_):
+        type_ = type_.value_type
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return None if pa.types.is_nested(type_) else type_
+
+
+def _width(type_: pa.DataType) -> tuple[int, ...]:
+    dims: list[int] = []
+    while pa.types.is_fixed_size_list(type_):
+        dims.append(type_.list_size)
+        type_ = type_.value_type
+    return tuple(dims)
+
+
+def _flat_schema(schema: pa.Schema) -> pa.Schema:
+    fields = []
+    for field in schema:
+        dims, type_ = _width(field.type), _scalar(field.type)
+        names = [field.name] if not dims else [f"{field.name}_{i}" for i in range(math.prod(dims))]
+        fields += [pa.field(n, type_) for n in names]
+    return pa.schema(fields)
+
+
+def _flat(column: pa.Array) -> list[pa.Array]:
+    """One array a cell of the (nested) fixed-size lists."""
+    columns = [column]
+    while pa.types.is_fixed_size_list(columns[0].type):
+        size = columns[0].type.list_size
+        columns = [pa.compute.list_element(c, i) for c in columns for i in range(size)]
+    if pa.types.is_dictionary(columns[0].type):
+        columns = [c.dictionary_decode() for c in columns]
+    return columns

@@ -1,0 +1,83 @@
+"""The one interface of file sources: look at a file without reading its rows, then read a range of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from tidemill.config import Config
+from tidemill.errors import SourceError
+
+__all__ = ["CHUNK_BYTES", "Examined", "Piece", "Source", "Unit", "bounded", "unreadable"]
+
+# A chunk of wide rows (images, embeddings) is cut by its bytes before it reaches `chunk_rows`.
+CHUNK_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The smallest range of a file that can be read by itself, in the source's own terms (row groups, bytes).
+
+    `first_row` counts from 0 in the file; `rows` is None where it takes reading to know.
+    """
+
+    start: int
+    stop: int
+    first_row: int
+    rows: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A file as seen without reading its rows: the schema of its columns, and its units in order."""
+
+    schema: pa.Schema
+    units: list[Unit]
+
+
+class Piece(Config, frozen=True, kw_only=True):
+    """Neighbouring units of one file (`file` is its index in the plan), read in one go."""
+
+    file: int
+    start: int
+    stop: int
+    first_row: int
+    rows: int | None
+
+
+class Source(Protocol):
+    """Reads one format of files. Holds no state, so that any process can read any piece of a plan."""
+
+    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+        """Look at a file. `types` are what the model wants of the columns it names, for formats that carry no types.
+
+        Raises SourceError, which calls the file `name`, where it cannot be understood.
+        """
+        ...
+
+    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a piece in order, as batches of `schema` and at most `chunk_rows` rows, in bounded memory.
+
+        Raises SourceError naming file, column and row (from 0 in the file) where known.
+        """
+        ...
+
+
+def bounded(batch: pa.RecordBatch, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    """A batch in slices of at most `chunk_rows` rows and about `CHUNK_BYTES` bytes."""
+    step = chunk_rows
+    if batch.nbytes > CHUNK_BYTES:
+        step = max(1, min(step, batch.num_rows * CHUNK_BYTES // batch.nbytes))
+    for start in range(0, batch.num_rows, step):
+        yield batch.slice(start, step)
+
+
+def unreadable(name: str, row: int, error: Exception) -> SourceError:
+    """The error of a file that is broken after `row` good rows."""
+    text = str(error).split("\n")[0].rstrip(".")
+    return SourceError(f"{name}: cannot be read from row {row} on: {text}")

@@ -1,0 +1,117 @@
+"""CSV: types come from the signature, never from a block of the file; columns the model does not read stay text.
+
+An empty unquoted cell is null, `""` is empty text. A file without quotes and blank lines is cut into ranges; any
+other is read in one go, because only reading it from its start tells which line ends are row ends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from tidemill.batch.places import compression
+from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
+from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
+from tidemill.errors import SourceError
+
+__all__ = ["CsvSource"]
+
+_BLOCK = 4 << 20
+_ROW = re.compile(r"Row #(\d+): ")
+_COLUMN = re.compile(r"In CSV column #(\d+): ")
+
+
+class CsvSource:
+    """Reads RFC 4180: a header line, commas, double quotes, UTF-8."""
+
+    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+        names = _header(path, name)
+        schema = pa.schema([(n, _csv_type(types.get(n, pa.string()), n, name)) for n in names])
+        if compression(name) is not None:
+            return Examined(schema, [Unit(0, WHOLE, 0, None, path.stat().st_size)])
+        scan = scan_lines(path)
+        if scan.quoted or scan.blank:
+            return Examined(schema, [Unit(0, path.stat().st_size, 0, None, path.stat().st_size)])
+        units = [  # the header is a line of the first range, and no row
+            Unit(u.start, u.stop, max(0, u.first_row - 1), (u.rows or 0) - (u.start == 0), u.nbytes) for u in scan.units
+        ]
+        return Examined(schema, units)
+
+    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        names = _header(path, name)
+        first = piece.start == 0
+        row = piece.first_row
+        parse = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1)
+        convert = pa_csv.ConvertOptions(
+            column_types=schema,
+            include_columns=schema.names,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
+        # Threads would cost the row number in errors; parallelism is by shards.
+        reading = pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=None if first else names)
+        with open_range(path, name, piece.start, piece.stop) as stream:
+            try:
+                with pa_csv.open_csv(stream, reading, parse, convert) as reader:
+                    for batch in reader:
+                        for part in bounded(batch, chunk_rows):
+                            yield part
+                            row += part.num_rows
+            except (pa.ArrowException, OSError) as error:
+                if str(error) == "Empty CSV file":
+                    return
+                raise _told(name, names, piece, first, row, error) from None
+
+
+def _told(name: str, names: list[str], piece: Piece, first: bool, row: int, error: Exception) -> SourceError:
+    """Arrow's message with the row of the file, counted from 0 after the header, and the column by its name."""
+    text = str(error)
+    at = _ROW.search(text)
+    if at is None:
+        return unreadable(name, row, error)
+    found = piece.first_row + int(at[1]) - (2 if first else 1)
+    column = _COLUMN.search(text)
+    reason = text[at.end() :].splitlines()[0]
+    where = f", column {names[int(column[1])]!r}" if column and int(column[1]) < len(names) else ""
+    return SourceError(f"{name}: row {found}{where}: {reason}")
+
+
+def _header(path: Path, name: str) -> list[str]:
+    text = head(path, name, 1 << 16)
+    if not text.strip():
+        raise SourceError(f"{name}: is empty; a CSV file begins with a line of column names")
+    try:
+        options = pa_csv.ReadOptions(use_threads=False, block_size=max(len(text), 1))
+        everything = pa_csv.ConvertOptions(column_types={}, null_values=[])
+        with pa_csv.open_csv(
+            pa.BufferReader(_first_record(text)), options, pa_csv.ParseOptions(newlines_in_values=True), everything
+        ) as reader:
+            names: list[str] = reader.schema.names
+    except pa.ArrowException as error:
+        raise SourceError(f"{name}: its line of column names cannot be read: {error}") from None
+    repeated = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if repeated is not None:
+        raise SourceError(f"{name}: two columns are called {repeated!r}; rename one")
+    return names
+
+
+def _first_record(text: bytes) -> bytes:
+    """The header: up to the first line end outside quotes."""
+    end = -1
+    while True:
+        end = text.find(b"\n", end + 1)
+        if end < 0:
+            return text
+        if text.count(b'"', 0, end) % 2 == 0:
+            return text[: end + 1]
+
+
+def _csv_type(type_: pa.DataType, column: str, name: str) -> pa.DataType:
+    if pa.types.is_nested(type_):
+        raise SourceError(f"{name}: column {column!r} is a tensor, which a CSV cell cannot hold; use Parquet")
+    return pa.float32() if pa.types.is_float16(type_) else type_

@@ -1,0 +1,133 @@
+"""JSON lines: model inputs have the signature's types, other columns those of the first lines; a missing key is null.
+
+No line end stands inside a JSON value, so any plain file is cut into ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.json as pa_json
+
+from tidemill.batch.places import compression
+from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
+from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
+from tidemill.errors import SourceError
+
+__all__ = ["JsonlSource"]
+
+_BLOCK = 2 << 20
+_SAMPLE = 4 << 20
+
+
+class JsonlSource:
+    """Reads one JSON object a line, UTF-8. Blank lines are no rows."""
+
+    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+        text = head(path, name, _SAMPLE)
+        known = {k: _json_type(t) for k, t in types.items()}
+        schema = pa.schema([])
+        if text.strip():
+            seen = _parse(text, pa.schema([]), "infer", name, 0).schema
+            schema = pa.schema([(f.name, known.get(f.name, _plain(f.type))) for f in seen])
+        if compression(name) is not None:
+            return Examined(schema, [Unit(0, WHOLE, 0, None, path.stat().st_size)])
+        scan = scan_lines(path)
+        if scan.blank:  # lines are not rows: the rows before a range are known only by reading them
+            return Examined(schema, [Unit(0, path.stat().st_size, 0, None, path.stat().st_size)])
+        return Examined(schema, scan.units)
+
+    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        row = piece.first_row
+        with open_range(path, name, piece.start, piece.stop) as stream:
+            rest = b""
+            while True:
+                try:
+                    block = stream.read(_BLOCK)
+                except (pa.ArrowException, OSError) as error:
+                    raise unreadable(name, row, error) from None
+                cut = block.rfind(b"\n") + 1 if block else 0
+                if block and not cut:
+                    rest += block
+                    continue
+                lines, rest = rest + block[:cut], block[cut:]
+                if lines.strip():
+                    table = _parse(lines, schema, "ignore", name, row)
+                    for batch in table.select(schema.names).combine_chunks().to_batches():
+                        for part in bounded(batch, chunk_rows):
+                            yield part
+                            row += part.num_rows
+                if not block:
+                    return
+
+
+def _parse(lines: bytes, schema: pa.Schema, unexpected: str, name: str, row: int) -> pa.Table:
+    """Whole lines as a table with one row a line."""
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(lines),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected),
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise _first_bad(lines, schema, unexpected, name, row) or unreadable(name, row, error) from None
+    expected = lines.count(b"\n") + (not lines.endswith(b"\n"))
+    if table.num_rows != expected:
+        expected = sum(1 for line in lines.split(b"\n") if line.strip())
+        if table.num_rows != expected:
+            raise _first_bad(lines, schema, unexpected, name, row) or SourceError(
+                f"{name}: {expected} lines from row {row} on hold {table.num_rows} objects; expected one a line"
+            )
+    return table
+
+
+def _first_bad(lines: bytes, schema: pa.Schema, unexpected: str, name: str, row: int) -> SourceError | None:
+    """Once a block has failed: the first line at fault, by reading line by line."""
+    for line in lines.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            found = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            return SourceError(f"{name}: row {row}: not JSON: {error}")
+        if not isinstance(found, dict):
+            return SourceError(f"{name}: row {row}: expected a JSON object, got {type(found).__name__}")
+        for field in schema:
+            if field.name in found and not _fits(found[field.name], field):
+                shown = orjson.dumps(found[field.name]).decode()[:60]
+                return SourceError(f"{name}: row {row}, column {field.name!r}: {shown} cannot become {field.type}")
+        row += 1
+    return None
+
+
+def _fits(value: object, field: pa.Field) -> bool:
+    line = orjson.dumps({field.name: value}) + b"\n"
+    try:
+        pa_json.read_json(
+            pa.BufferReader(line),
+            read_options=pa_json.ReadOptions(use_threads=False),
+            parse_options=pa_json.ParseOptions(explicit_schema=pa.schema([field])),
+        )
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _json_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(type_) or pa.types.is_list(type_):
+        return pa.list_(_json_type(type_.value_type))
+    return pa.float32() if pa.types.is_float16(type_) else type_
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    """A type that later lines will fit too: text that looks like a time stays text, only-null is text."""
+    if pa.types.is_timestamp(type_) or pa.types.is_null(type_):
+        return pa.string()
+    if pa.types.is_list(type_):
+        return pa.list_(_plain(type_.value_type))
+    if pa.types.is_struct(type_):
+        return pa.struct([(f.name, _plain(f.type)) for f in type_])
+    return type_

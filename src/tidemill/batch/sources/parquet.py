@@ -1,0 +1,90 @@
+"""Parquet: units are row groups; only the columns asked for are read, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.batch.sources.base import CHUNK_BYTES, Examined, Piece, Unit, bounded, unreadable
+from tidemill.errors import SourceError
+
+__all__ = ["ParquetSource"]
+
+
+class ParquetSource:
+    """Types come from the file; the model's own are cast to on the way into it."""
+
+    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+        del types  # the file carries its own
+        with _open(path, name) as file:
+            meta = file.metadata
+            units: list[Unit] = []
+            row = 0
+            for i in range(meta.num_row_groups):
+                group = meta.row_group(i)
+                units.append(Unit(i, i + 1, row, group.num_rows, group.total_byte_size))
+                row += group.num_rows
+            schema = file.schema_arrow
+        seen: set[str] = set()
+        for column in schema.names:
+            if column in seen:
+                raise SourceError(f"{name}: two columns are called {column!r}; rename one")
+            seen.add(column)
+        return Examined(schema.remove_metadata(), units or [Unit(0, 0, 0, 0, 0)])
+
+    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        row = piece.first_row
+        with _open(path, name) as file:
+            groups = list(range(piece.start, piece.stop))
+            rows = _chunk_rows(file, groups, set(schema.names), chunk_rows)
+            # One thread a reader: parallelism is by shards. Pages come through a small buffer, so that a row group
+            # of any size is never held whole.
+            batches = file.iter_batches(rows, row_groups=groups, columns=schema.names, use_threads=False)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except (pa.ArrowException, OSError) as error:
+                    raise unreadable(name, row, error) from None
+                if batch is None:
+                    return
+                for part in bounded(_conform(batch, schema, name, row), rows):
+                    yield part
+                    row += part.num_rows
+
+
+def _open(path: Path, name: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _chunk_rows(file: pq.ParquetFile, groups: list[int], columns: set[str], chunk_rows: int) -> int:
+    """Rows of at most CHUNK_BYTES, judged by the uncompressed size of the columns that are read."""
+    most = 0
+    for i in groups:
+        group = file.metadata.row_group(i)
+        chunks = (group.column(j) for j in range(group.num_columns))
+        total = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
+        most = max(most, total // max(1, group.num_rows))
+    return max(1, min(chunk_rows, CHUNK_BYTES // most)) if most else chunk_rows
+
+
+def _conform(batch: pa.RecordBatch, schema: pa.Schema, name: str, row: int) -> pa.RecordBatch:
+    """The batch in the plan's columns, order and types: files of one input may differ in width of a type."""
+    columns = []
+    for field in schema:
+        column = batch.column(field.name)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowException as error:
+                raise SourceError(
+                    f"{name}: column {field.name!r} of {column.type} cannot become {field.type}, its type in the "
+                    f"other files (rows from {row}): {error}"
+                ) from None
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
