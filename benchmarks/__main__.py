@@ -1,0 +1,85 @@
+"""`python -m benchmarks [http|batch|size]…`: measure, keep the raw figures, write the report.
+
+`python -m benchmarks profile http` shows where the server's time goes instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import batch, machine, profiling, report, serving, size
+
+PARTS = ("http", "batch", "size")
+QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
+QUICK_BATCH = batch.Settings(rows=500_000, rounds=2)
+QUICK_IMPORTS = 3
+
+
+def main() -> int:
+    """Run the parts asked for, all of them by default; 0 unless a request failed or outputs differ."""
+    asked = _arguments()
+    if asked.parts[0] == "profile":
+        profiling.run(asked.out, seconds=asked.seconds or 5, connections=asked.connections or 64)
+        return 0
+    asked.out.mkdir(parents=True, exist_ok=True)
+    described = machine.describe()
+    http_settings, batch_settings = _settings(asked)
+    found: dict[str, object] = {}
+    for part in asked.parts:
+        print(part, flush=True)
+        if part == "http":
+            found[part] = serving.run(asked.out, http_settings)
+        elif part == "batch":
+            found[part] = batch.run(asked.out, batch_settings)
+        else:
+            found[part] = size.measure(QUICK_IMPORTS if asked.quick else size.IMPORTS)
+    command = "python -m benchmarks " + shlex.join(sys.argv[1:])
+    results = report.Results(command=command.strip(), machine=described, **found)
+    raw = asked.out / f"{'-'.join(asked.parts)}.json"
+    raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+    path = report.write(results, asked.report)
+    print(f"{path}\n{raw}")
+    errors = sum(load.errors for load in results.http.loads) if results.http else 0
+    return int(errors > 0 or (results.batch is not None and not results.batch.equal))
+
+
+def _settings(asked: argparse.Namespace) -> tuple[serving.Settings, batch.Settings]:
+    http = QUICK_HTTP if asked.quick else serving.Settings()
+    scored = QUICK_BATCH if asked.quick else batch.Settings()
+    changes = {"rounds": asked.rounds} if asked.rounds else {}
+    if asked.seconds:
+        http = msgspec.structs.replace(http, seconds=asked.seconds, open_seconds=float(asked.seconds))
+    if asked.connections:
+        http = msgspec.structs.replace(http, connections=(asked.connections,))
+    if asked.rows:
+        scored = msgspec.structs.replace(scored, rows=asked.rows)
+    return msgspec.structs.replace(http, **changes), msgspec.structs.replace(scored, **changes)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", help="http, batch, size (default: all three); or: profile http")
+    parser.add_argument("--quick", action="store_true", help="all parts in under two minutes, to see that they work")
+    parser.add_argument("--rows", type=int, help="rows of the batch part")
+    parser.add_argument("--rounds", type=int, help="rounds of the http and batch parts")
+    parser.add_argument("--seconds", type=int, help="seconds of each load of the http part, or of the profile")
+    parser.add_argument("--connections", type=int, help="one number of connections instead of 1, 16, 64 and 512")
+    parser.add_argument("--out", type=Path, help="where everything is written, the report included")
+    asked = parser.parse_args()
+    asked.parts = asked.parts or list(PARTS)
+    if asked.parts != ["profile", "http"] and not set(asked.parts) <= set(PARTS):
+        parser.error(f"unknown part among {' '.join(asked.parts)}: http, batch, size, or: profile http")
+    # Only a complete, full run becomes the report that is committed.
+    complete = asked.out is None and asked.parts == list(PARTS) and not asked.quick and not asked.rows
+    asked.out = asked.out or machine.ROOT / "benchmarks/out" / ("quick" if asked.quick else "")
+    asked.report = machine.ROOT / "benchmarks" if complete else asked.out
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
