@@ -12,7 +12,7 @@ from tidemill.errors import PackageError
 from tidemill.model.signature import Output
 from tidemill.packaging.draft import Reference
 from tidemill.prediction.live import Live
-from tidemill.rows import Array
+from tidemill.rows import Array, Rows
 
 __all__ = ["ABSOLUTE", "RELATIVE", "Comparison", "compare", "disagreement"]
 
@@ -39,7 +39,7 @@ def compare(live: Live, table: pa.RecordBatch, reference: Reference) -> Comparis
     Raises PackageError where the path refuses or fails rows that the original answers.
     """
     original = reference(table)
-    result = live.predict(live.intake.from_arrow(table))
+    result = live.predict(_given(live, table))
     # Rows outside bounds the user gave are meant to be refused; a failing model is not.
     failed = [p for p in result.problems if p.code == "model_failed"]
     if failed:
@@ -81,9 +81,18 @@ def disagreement(found: Comparison, outputs: Sequence[Output]) -> str:
     )
 
 
+def _given(live: Live, table: pa.RecordBatch) -> Rows:
+    """The table as the package's inputs: one tensor without named columns is filled by all of them, in order."""
+    inputs = live.intake.inputs
+    if len(inputs) > 1 or inputs[0].columns or inputs[0].name in table.schema.names:
+        return live.intake.from_arrow(table)
+    matrix = np.column_stack([np.asarray(c.to_numpy(zero_copy_only=False)) for c in table.columns])
+    return live.intake.from_arrays({inputs[0].name: matrix}, cast=True)
+
+
 def _difference(output: Output, got: Array, want: Array, good: Array) -> tuple[float, Array]:
     if not output.type.is_float:
-        bad = np.array([str(a) != str(b) for a, b in zip(got.ravel().tolist(), want.ravel().tolist(), strict=True)])
+        bad = np.array([a != b for a, b in zip(got.ravel().tolist(), want.ravel().tolist(), strict=True)], np.bool_)
         per_row = bad.reshape(len(got), -1).any(axis=1) & good
         return float(per_row.sum() / max(1, good.sum())), per_row
     a, b = got.astype(np.float64), want.astype(np.float64)

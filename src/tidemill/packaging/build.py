@@ -21,7 +21,7 @@ from tidemill.model.profile import PROFILE_FILE, write_profile
 from tidemill.model.samples import SAMPLES_FILE, write_samples
 from tidemill.packaging.agreement import compare, disagreement
 from tidemill.packaging.decorate import decorated_inputs, decorated_outputs
-from tidemill.packaging.draft import Draft
+from tidemill.packaging.draft import Draft, Unused
 from tidemill.packaging.invariance import measure_invariance
 from tidemill.packaging.options import Kind, PackageOptions, PackageReport
 from tidemill.packaging.samples import choose_samples
@@ -77,6 +77,9 @@ def _choose(kind: Kind, source: Path, options: PackageOptions, table: LikeTable 
     notes: list[str] = []
     failure: TidemillError | None = None
     for number, draft in enumerate(drafts(kind, source, options, table)):
+        if isinstance(draft, Unused):
+            notes.append(f"{draft.how}: not used: {draft.why}")
+            continue
         try:
             manifest, said = _manifest(draft, kind, source, options, table)
             package = write_package(work / f"try{number}", manifest, draft.fill)

@@ -12,7 +12,7 @@ from tidemill.model.manifest import RuntimeSpec, Task
 from tidemill.model.signature import Input, Output
 from tidemill.rows import Array
 
-__all__ = ["Draft", "Reference"]
+__all__ = ["Draft", "Reference", "Unused"]
 
 # Answers of the original library to a table, by output name: what the packaged model is compared with.
 Reference = Callable[[pa.RecordBatch], Mapping[str, Array]]
@@ -40,3 +40,11 @@ class Draft:
     empty_text_is_missing: bool = False
     reference: Reference | None = None
     probe: Callable[[], pa.RecordBatch] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """A way that was tried and did not come to a draft, and why."""
+
+    how: str
+    why: str

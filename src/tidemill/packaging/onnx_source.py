@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from tidemill.datatypes import DataTypeName
+from tidemill.datatypes import DataTypeName, datatype
 from tidemill.errors import PackageError
 from tidemill.model.manifest import RuntimeSpec
 from tidemill.model.signature import Column, Input, Output
@@ -18,27 +17,11 @@ from tidemill.packaging.draft import Draft
 from tidemill.packaging.onnx_file import OnnxFile, read_onnx_file
 from tidemill.packaging.options import PackageOptions
 from tidemill.packaging.table import LikeTable
-from tidemill.runtimes.onnx import open_session
+from tidemill.runtimes.onnx import DATATYPES, open_session
 
 __all__ = ["MODEL_FILE", "onnx_draft", "read_signature"]
 
 MODEL_FILE = "model.onnx"
-
-_TYPES: dict[str, DataTypeName] = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "float16": "FP16",
-    "float": "FP32",
-    "double": "FP64",
-    "string": "BYTES",
-}
 
 
 def onnx_draft(source: Path, options: PackageOptions, table: LikeTable | None) -> Draft:
@@ -76,7 +59,7 @@ def onnx_draft(source: Path, options: PackageOptions, table: LikeTable | None) -
 def read_signature(
     session: ort.InferenceSession, facts: OnnxFile, columns: Sequence[str], table: LikeTable | None
 ) -> tuple[tuple[Input, ...], tuple[Output, ...], int | None]:
-    """Inputs, outputs and the number of rows a call is fixed to (1), if it is.
+    """Inputs, outputs and the number of rows that every call must have, if the graph fixes it.
 
     A scalar column of shape [rows, 1] becomes one of shape [rows].
     """
@@ -90,17 +73,17 @@ def read_signature(
 
 
 def _input(one: Any, how_many: int, columns: Sequence[str], table: LikeTable | None) -> Input:
-    datatype = _datatype(one, "input")
+    kind = _datatype(one, "input")
     shape = (-1, *_inner(one.shape))
     if shape == (-1, 1) and not (columns and how_many == 1):
-        return Input(name=one.name, datatype=datatype)
+        return Input(name=one.name, datatype=kind)
     if len(shape) != 2 or how_many > 1:
-        return Input(name=one.name, datatype=datatype, shape=shape)
+        return Input(name=one.name, datatype=kind, shape=shape)
     names = tuple(columns)
     if not names and table is not None and one.name not in table.columns:
         names = table.features
     if not names:
-        return Input(name=one.name, datatype=datatype, shape=shape)
+        return Input(name=one.name, datatype=kind, shape=shape)
     if shape[1] not in (-1, len(names)):
         raise PackageError(
             f"input {one.name!r} takes {shape[1]} columns, but {len(names)} are named ({_some(names)}); "
@@ -111,36 +94,35 @@ def _input(one: Any, how_many: int, columns: Sequence[str], table: LikeTable | N
         if absent:
             raise PackageError(f"--columns: {_some(absent)} not in the table, which has {_some(tuple(table.columns))}")
     cells = tuple(Column(name=n) for n in names)
-    return Input(name=one.name, datatype=datatype, shape=(-1, len(names)), columns=cells)
+    return Input(name=one.name, datatype=kind, shape=(-1, len(names)), columns=cells)
 
 
 def _output(one: Any, labels: tuple[str, ...]) -> Output:
-    datatype = _datatype(one, "output")
+    kind = _datatype(one, "output")
     if not one.shape:
         raise PackageError(
             f"output {one.name!r} has no rows (its rank is 0 or unknown): every output needs the rows as its first "
             "axis; export the model with a batch axis and inferred shapes (onnx.shape_inference.infer_shapes)"
         )
     shape = (-1, *_inner(one.shape))
-    classes = labels if datatype in ("FP32", "FP64") and len(shape) == 2 and shape[1] in (-1, len(labels)) else ()
+    classes = labels if kind in ("FP32", "FP64") and len(shape) == 2 and shape[1] in (-1, len(labels)) else ()
     if classes:
         shape = (-1, len(classes))
-    return Output(name=one.name, datatype=datatype, shape=shape, labels=classes)
+    return Output(name=one.name, datatype=kind, shape=shape, labels=classes)
 
 
 def _datatype(one: Any, what: str) -> DataTypeName:
-    tensor = re.fullmatch(r"tensor\((\w+)\)", one.type)
-    if tensor is None:
+    if not one.type.startswith("tensor("):
         advice = (
             "convert without ZipMap: skl2onnx.to_onnx(…, options={'zipmap': False})"
             if "map" in one.type
             else "export it as a tensor"
         )
         raise PackageError(f"{what} {one.name!r} is {one.type}, not a tensor; {advice}")
-    found = _TYPES.get(tensor[1])
+    found = DATATYPES.get(one.type)
     if found is None:
         raise PackageError(f"{what} {one.name!r} is {one.type}, which is not carried: cast it to float or an integer")
-    return found
+    return datatype(found).name
 
 
 def _call_rows(shapes: Sequence[tuple[str, Sequence[Any]]]) -> int | None:
@@ -152,13 +134,13 @@ def _call_rows(shapes: Sequence[tuple[str, Sequence[Any]]]) -> int | None:
             fixed[name] = shape[0]
     if not fixed:
         return None
-    if set(fixed.values()) != {1} or len(fixed) != len(shapes):
+    if len(set(fixed.values())) > 1 or len(fixed) != len(shapes):
         shown = ", ".join(f"{n} to {k}" for n, k in fixed.items())
         raise PackageError(
-            f"the first axis is fixed ({shown} rows): one row a call can be served, and any number; "
-            "export the model with a dynamic batch axis"
+            f"the inputs do not share their rows (the first axis is fixed for {shown}): export the model with one "
+            "dynamic batch axis"
         )
-    return 1
+    return next(iter(fixed.values()))
 
 
 def _inner(shape: Sequence[Any]) -> tuple[int, ...]:

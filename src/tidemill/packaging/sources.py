@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from tidemill.errors import MissingExtra, PackageError
-from tidemill.packaging.draft import Draft
+from tidemill.packaging.draft import Draft, Unused
 from tidemill.packaging.onnx_source import onnx_draft
 from tidemill.packaging.options import Kind, PackageOptions
 from tidemill.packaging.table import LikeTable
@@ -49,7 +49,7 @@ def detect(source: Path, kind: Kind | None) -> Kind:
     raise PackageError(f"{source.name}: not recognised as a model; say which with --kind {'|'.join(get_args(Kind))}")
 
 
-def drafts(kind: Kind, source: Path, options: PackageOptions, table: LikeTable | None) -> Iterator[Draft]:
+def drafts(kind: Kind, source: Path, options: PackageOptions, table: LikeTable | None) -> Iterator[Draft | Unused]:
     """The ways of running a source, best first; the next is taken where one does not agree with the original."""
     if kind == "onnx":
         yield onnx_draft(source, options, table)

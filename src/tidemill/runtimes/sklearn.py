@@ -23,7 +23,7 @@ from tidemill.model.package import Package
 from tidemill.rows import Array, Rows
 from tidemill.runtimes.requirements import check_requirements
 
-__all__ = ["METHODS", "SklearnRuntime", "knows_none", "load"]
+__all__ = ["METHODS", "SklearnRuntime", "knows_none", "load", "parts"]
 
 # model output → the estimator's method that gives it
 METHODS = {
@@ -161,7 +161,7 @@ def _column(name: str, rows: Rows, absent: Any, nullable: frozenset[str]) -> Arr
 
 def knows_none(estimator: Any) -> bool:
     """Whether missing text was None when it was fitted (Parquet, SQL) rather than NaN (CSV): encoders remember."""
-    for part in _parts(estimator):
+    for part in parts(estimator):
         if "missing_values" in vars(part) and part.missing_values is None:
             return True
         for known in getattr(part, "categories_", ()):
@@ -172,20 +172,20 @@ def knows_none(estimator: Any) -> bool:
 
 def _limit_threads(estimator: Any, threads: int) -> None:
     """Calls run side by side, not inside themselves; and a forest's threads add up in an order that varies."""
-    for part in _parts(estimator):
+    for part in parts(estimator):
         if "n_jobs" in vars(part):
             part.n_jobs = threads
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def parts(value: Any) -> Iterator[Any]:
     """An estimator and the fitted estimators in it, however deep."""
     if hasattr(value, "get_params") and not isinstance(value, type):
         yield value
         for inner in vars(value).values():
-            yield from _parts(inner)
+            yield from parts(inner)
     elif isinstance(value, dict):
         for inner in value.values():
-            yield from _parts(inner)
+            yield from parts(inner)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for inner in value:
-            yield from _parts(inner)
+            yield from parts(inner)
