@@ -18,8 +18,8 @@ from typing import Any, cast
 
 import httptools
 
-from tidemill.realtime.exchange import DONE, OPEN, STREAMING, Http1Request
 from tidemill.realtime.head import Head, Refusal, read_head
+from tidemill.realtime.http1 import DONE, OPEN, STREAMING, Http1Request
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import JSON, Handler, Header
 from tidemill.realtime.wire import CONTINUE, Clock, error_body, head_bytes
