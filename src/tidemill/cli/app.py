@@ -1,0 +1,69 @@
+"""The command `tidemill`: its commands, and the border where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from tidemill import __version__
+from tidemill.cli.check import check
+from tidemill.cli.console import errors
+from tidemill.cli.inspect import inspect
+from tidemill.cli.package import package
+from tidemill.cli.score import score
+from tidemill.cli.serve import serve
+from tidemill.cli.verify import verify
+from tidemill.errors import TidemillError
+
+__all__ = ["app", "main"]
+
+
+class _Group(TyperGroup):
+    """Turns what Tidemill raises on purpose into one message on stderr and the error's exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TidemillError as error:
+            if ctx.params["debug"]:
+                raise
+            errors().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    name="tidemill",
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Package a model once. Serve it in milliseconds or score it by the tens of millions: the same prediction.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 error budget exceeded.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidemill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before the command's name."""
+
+
+for command in (package, inspect, check, verify, serve, score):
+    app.command()(command)
+
+
+def main() -> None:
+    """The program `tidemill`."""
+    app()

@@ -1,0 +1,68 @@
+"""What the commands share: where text goes, JSON for machines, plain tables, and lists in one option."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tidemill.errors import ConfigError
+
+__all__ = ["emit_json", "errors", "names", "output", "pairs", "table"]
+
+# A pipe has no width; rows that wrap at 80 cannot be read by grep.
+PIPE_WIDTH = 200
+
+
+def output() -> Console:
+    """Standard output: results only, so that it can be piped."""
+    return _console(stderr=False)
+
+
+def errors() -> Console:
+    """Standard error: progress and what went wrong."""
+    return _console(stderr=True)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str).decode())
+
+
+def table(*columns: str, numbers: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> Table:
+    """A table without vertical lines; the columns named in `numbers` are set flush right."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def names(values: Sequence[str] | None) -> tuple[str, ...]:
+    """An option that may be repeated and holds names separated by commas, as one tuple."""
+    return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
+
+
+def pairs(flag: str, values: Sequence[str] | None) -> dict[str, float]:
+    """NAME=NUMBER options as a dict. Raises ConfigError naming the flag."""
+    found: dict[str, float] = {}
+    for value in values or ():
+        name, equals, number = value.rpartition("=")
+        try:
+            if not (name and equals):
+                raise ValueError
+            found[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"{flag} {value!r}: expected NAME=NUMBER, as score=1e-6") from None
+    return found
+
+
+def _console(stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)

@@ -1,0 +1,98 @@
+"""`tidemill score`: a table through the model into another table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from tidemill.cli.console import errors, names, output, table
+from tidemill.cli.progress import shown_progress
+from tidemill.errors import BudgetExceeded
+
+if TYPE_CHECKING:
+    from tidemill.batch import RunReport
+
+__all__ = ["score"]
+
+
+def score(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The package.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Parquet, CSV or JSON lines: a file, a directory or a glob.")
+    ],
+    sink: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="A .parquet, .csv or .jsonl file, or a directory of Parquet files.")
+    ],
+    chunk_rows: Annotated[int, typer.Option(metavar="N", help="Rows read and written at a time.")] = 32_768,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Threads; all cores if left out.")] = None,
+    select: Annotated[list[str] | None, typer.Option(metavar="COLS", help="Outputs to write; all if left out.")] = None,
+    pass_through: Annotated[
+        list[str] | None, typer.Option(metavar="COLS", help="Input columns to copy beside them ('*': all).")
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="Name of the run; the same name again resumes it.")
+    ] = None,
+    max_error_rate: Annotated[
+        float | None, typer.Option(metavar="R", help="Share of rows that may fail, 0 to 1; any if left out.")
+    ] = None,
+    dead_letters: Annotated[
+        str | None, typer.Option(metavar="PATH", help="File for the rows without an answer (.parquet or .jsonl).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")] = False,
+) -> None:
+    """Score every row of INPUT into OUTPUT, or, with its reason, into the dead letters.
+
+    Exit code 3: more rows failed than --max-error-rate allows, and no output was committed.
+    """
+    from tidemill.batch import RunReport, ScoreOptions
+    from tidemill.batch import score as run
+    from tidemill.config import decode
+
+    given = {
+        "chunk_rows": chunk_rows,
+        "workers": workers,
+        "select": names(select),
+        "pass_through": names(pass_through),
+        "run_id": run_id,
+        "max_error_rate": max_error_rate,
+        "dead_letters": dead_letters,
+        "overwrite": overwrite,
+    }
+    options = decode(given, ScoreOptions, "score")
+    try:
+        with shown_progress(errors(), quiet=json) as progress:
+            report = run(directory, source, sink, options, progress)
+    except BudgetExceeded as error:
+        if isinstance(error.report, RunReport):
+            _show(error.report, json)
+        raise
+    _show(report, json)
+
+
+def _show(report: RunReport, json: bool) -> None:
+    """The run's numbers: read = written + dead."""
+    if json:
+        typer.echo(report.to_json())
+        return
+    words = {"done": "done", "already_done": "was done already; nothing to do", "over_budget": "over the error budget"}
+    rows = [
+        ("read", f"{report.read:,}", ""),
+        (
+            "= written",
+            f"{report.written:,}",
+            escape(report.output) if report.state != "over_budget" else "not committed",
+        ),
+        ("+ dead", f"{report.dead:,}", escape(report.dead_letters or "")),
+        *((f"    {escape(code)}", f"{count:,}", "") for code, count in sorted(report.errors.items())),
+    ]
+    console = output()
+    console.print(table("rows", "count", "where", numbers=["count"], rows=rows))
+    console.print(
+        f"run {escape(report.run_id)}: {words[report.state]}, {report.seconds:.1f} s, "
+        f"{report.rows_per_second:,.0f} rows/s, {report.peak_rss_bytes / 1e6:,.0f} MB at most; "
+        f"manifest {escape(report.manifest)}",
+        soft_wrap=True,
+    )
