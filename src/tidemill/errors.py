@@ -7,8 +7,7 @@ TidemillError
 │   └── IntegrityError     a package file that is not what its manifest says
 ├── InputError             a request or table that cannot be understood
 │   ├── RowsRejected       understood, but some rows break the signature
-│   ├── TooLarge           over a stated limit
-│   └── UnsupportedCoding  in a content coding that is not read
+│   └── TooLarge           over a stated limit
 ├── NotFound               no such model, version or route
 ├── Refused                not taken now; come back after `retry_after` seconds
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
@@ -49,7 +48,6 @@ __all__ = [
     "TidemillError",
     "TooLarge",
     "Unavailable",
-    "UnsupportedCoding",
 ]
 
 SHOWN_PROBLEMS = 100
@@ -161,13 +159,6 @@ class TooLarge(InputError):
 
     code = "too_large"
     status = 413
-
-
-class UnsupportedCoding(InputError):
-    """A body in a content coding that is not read."""
-
-    code = "unsupported_coding"
-    status = 415
 
 
 class NotFound(TidemillError):

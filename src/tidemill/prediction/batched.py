@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import monotonic
 
 from tidemill.errors import Cancelled, Late, Overloaded, TidemillError, Unavailable
+from tidemill.observability.counters import Counters
 from tidemill.prediction.live import Live
-from tidemill.prediction.profile import Profile, measure
+from tidemill.prediction.profile import Profile
 from tidemill.prediction.result import Result
+from tidemill.prediction.workers import Workers
 from tidemill.rows import Rows
 
 __all__ = ["BatchLimits", "Batched", "Call"]
 
-Answered = Callable[[Result, int, int], None]
-Failed = Callable[[TidemillError], None]
+log = logging.getLogger(__name__)
+
+# Left callers' places in the queue are swept out once there are this many, and more of them than of others.
+SWEEP_GONE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +45,52 @@ class BatchLimits:
 
 
 class Call:
-    """One caller's rows on their way. Exactly one of `answered(result, start, stop)` and `failed(error)` is called,
-    once, on the event loop, unless the call is cancelled: then neither is.
+    """One caller's rows on their way. Subclasses say what becomes of the answer.
 
-    `deadline` is a loop.time() moment. `result` may be a merged one: rows start to stop are this caller's.
-    `queued` and `started` (loop.time()) tell how long it waited.
+    Exactly one of `answered` and `failed` is called, once, on the event loop, unless the call is cancelled: then
+    neither is. `deadline` is a `time.monotonic()` moment, and so are `queued`, `started` and `finished`, which tell
+    how long the call waited and its (merged) model call took.
     """
 
-    __slots__ = ("answered", "deadline", "done", "failed", "kind", "queued", "rows", "started")
+    __slots__ = ("deadline", "done", "finished", "kind", "queued", "rows", "started", "waits_in")
 
-    def __init__(self, rows: Rows, deadline: float, answered: Answered, failed: Failed) -> None:
+    def __init__(self, rows: Rows, deadline: float) -> None:
         self.rows = rows
         self.deadline = deadline
-        self.answered = answered
-        self.failed = failed
         self.done = False
-        self.queued = 0.0
-        self.started = 0.0
+        self.waits_in: Batched | None = None
+        self.queued = self.started = self.finished = 0.0
         self.kind: object = None
+
+    def answered(self, result: Result, start: int, stop: int) -> None:
+        """Rows start to stop of a result, which may be a merged one, are this caller's."""
+        raise NotImplementedError
+
+    def failed(self, error: TidemillError) -> None:
+        """There is no answer. The error may be shared with other calls."""
+        raise NotImplementedError
 
     def cancel(self) -> None:
         """The caller left: if the work has not begun it never does; if it has, its answer is dropped."""
-        self.done = True
+        if not self.done:
+            self.done = True
+            if self.waits_in is not None:
+                self.waits_in.forget(self)
 
 
 class Batched:
     """Answers calls through one Live, merging what waits together (unless rows depend on each other)."""
 
-    def __init__(self, live: Live, profile: Profile, limits: BatchLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, live: Live, profile: Profile, limits: BatchLimits, loop: asyncio.AbstractEventLoop, counters: Counters
+    ) -> None:
         self.live = live
         self.profile = profile
         self.limits = limits
+        self.counters = counters
         self.busy = 0  # threads in a model call, also those whose callers have given up
-        self.queued_rows = 0
+        self.queued_rows = 0  # of callers that still wait
+        self._gone = 0  # callers in the queue that no longer wait
         self._running_until = 0.0
         self._pace = 1.0  # measured seconds of recent calls ÷ those the profile expected
         self._loop = loop
@@ -82,12 +99,14 @@ class Batched:
         self._scheduled = False
         self._accepting = True
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
         self._variable = [i.name for i in live.package.manifest.inputs if -1 in i.shape[1:]]
         self._inline_rows = (
             profile.rows_within(limits.inline_seconds) if profile.cost(1) <= limits.inline_seconds else 0
         )
-        self._row_bytes = max(1, sum(_row_bytes(i.shape, i.type.size) for i in live.package.manifest.inputs))
-        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix=f"model-{live.package.name}")
+        row_bytes = max(1, sum(_row_bytes(i.shape, i.type.size) for i in live.package.manifest.inputs))
+        self._most_rows = min(limits.max_rows, max(1, limits.max_bytes // row_bytes))
+        self._workers = Workers(limits.workers, f"model-{live.package.name}")
 
     @property
     def idle(self) -> bool:
@@ -98,29 +117,18 @@ class Batched:
 
     def submit(self, call: Call) -> None:
         """Queue a call. Raises Overloaded or Unavailable (nothing was begun), Late if its deadline has passed."""
-        now = self._loop.time()
+        now = monotonic()
         rows = call.rows.n
         if not self._accepting:
             raise Unavailable("draining: this replica takes no more work", retry_after=1.0)
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
         if self._queue or self.busy:
-            waiting = self._waiting(now)
-            if self.queued_rows + rows > self.limits.max_queue_rows and self._queue:
-                raise Overloaded(
-                    f"the queue is full: {self.queued_rows} rows wait, the limit is {self.limits.max_queue_rows}",
-                    retry_after=waiting,
-                )
-            cost = self.profile.cost(rows) * self._pace
-            if now + waiting + cost > call.deadline:
-                raise Overloaded(
-                    f"about {waiting * 1e3:.0f} ms of work wait and this call takes {cost * 1e3:.0f} ms; "
-                    f"its deadline is in {(call.deadline - now) * 1e3:.0f} ms",
-                    retry_after=waiting,
-                )
+            self._admit(now, rows, call.deadline)
         call.queued = now
+        call.waits_in = self
         if self._variable:
-            call.kind = tuple(call.rows.columns[n].shape[1:] for n in self._variable)
+            call.kind = tuple([call.rows.columns[n].shape[1:] for n in self._variable])
         self._queue.append(call)
         self.queued_rows += rows
         if not self._scheduled:
@@ -129,13 +137,37 @@ class Batched:
         if self.busy:
             self._set_alarm(call.deadline)
 
+    def _admit(self, now: float, rows: int, deadline: float) -> None:
+        waiting = self._waiting(now)
+        if self.queued_rows and self.queued_rows + rows > self.limits.max_queue_rows:
+            raise Overloaded(
+                f"the queue is full: {self.queued_rows} rows wait, the limit is {self.limits.max_queue_rows}",
+                retry_after=waiting,
+            )
+        cost = self.profile.cost(rows) * self._pace
+        if now + waiting + cost > deadline:
+            raise Overloaded(
+                f"about {waiting * 1e3:.0f} ms of work wait and this call takes {cost * 1e3:.0f} ms; "
+                f"its deadline is in {(deadline - now) * 1e3:.0f} ms",
+                retry_after=waiting,
+            )
+
     def _waiting(self, now: float) -> float:
         """Expected seconds until a call appended now could begin."""
-        size = min(self.limits.max_rows, max(1, self.queued_rows))
+        size = min(self._most_rows, max(1, self.queued_rows))
         calls = self.queued_rows / size
         queued = calls * self.profile.cost(size) * self._pace / self.limits.workers
         running = max(0.0, self._running_until - now) if self.busy >= self.limits.workers else 0.0
         return running + queued
+
+    def forget(self, call: Call) -> None:
+        """A call in the queue no longer waits: it counts no more, and soon holds no memory."""
+        call.waits_in = None
+        self.queued_rows -= call.rows.n
+        self._gone += 1
+        if self._gone > SWEEP_GONE and self._gone * 2 > len(self._queue):
+            self._queue = deque([c for c in self._queue if not c.done])
+            self._gone = 0
 
     # -- the work ------------------------------------------------------------------------------------------
 
@@ -149,8 +181,8 @@ class Batched:
                 self._run_inline(group, rows)
             else:
                 self._run_on_thread(group, rows)
-        if self._queue:
-            self._set_alarm(min(c.deadline for c in self._queue))
+        if self.queued_rows:
+            self._set_alarm(min([c.deadline for c in self._queue if not c.done]))
 
     def _slowed(self) -> bool:
         """The model got so much slower than its profile that the event loop must not wait for it."""
@@ -158,109 +190,140 @@ class Batched:
 
     def _next_group(self) -> tuple[list[Call], int]:
         """The longest prefix of the queue that may be one model call; what is cancelled or late falls out."""
-        queue, limits = self._queue, self.limits
-        most = min(limits.max_rows, max(1, limits.max_bytes // self._row_bytes))
+        queue, most = self._queue, self._most_rows
         merge = self.live.divisible
-        now = self._loop.time()
+        now = monotonic()
         group: list[Call] = []
         rows = 0
         while queue:
             call = queue[0]
+            if call.done:
+                queue.popleft()
+                self._gone -= 1
+                continue
             n = call.rows.n
-            if not call.done and now < call.deadline:
-                if group and (not merge or rows + n > most or call.kind != group[0].kind):
-                    break
+            late = now >= call.deadline
+            if group and not late and (not merge or rows + n > most or call.kind != group[0].kind):
+                break
+            queue.popleft()
+            call.waits_in = None
+            self.queued_rows -= n
+            if late:
+                self._fail([call], Late("expired while it waited; nothing was computed"))
+            else:
                 group.append(call)
                 rows += n
-            queue.popleft()
-            self.queued_rows -= n
-            if not call.done and now >= call.deadline:
-                call.done = True
-                call.failed(Late("expired while it waited; nothing was computed"))
         return group, rows
 
     def _run_inline(self, group: list[Call], rows: int) -> None:
-        started = self._loop.time()
-        result = self._predict(group)
-        finished = self._loop.time()
-        self._learn(rows, finished - started)
-        self._deliver(group, result, started)
+        started = monotonic()
+        try:
+            result, gathered = self._predict(group)
+        except Exception as error:
+            log.exception("the path itself failed")
+            self._fail(group, error)
+            return
+        self._deliver(group, rows, result, started, gathered, monotonic())
 
     def _run_on_thread(self, group: list[Call], rows: int) -> None:
-        started = self._loop.time()
+        started = monotonic()
         self.busy += 1
         self._running_until = max(self._running_until, started + self.profile.cost(rows) * self._pace)
         self._running.update(group)
-        self._set_alarm(min(c.deadline for c in group))
-        self._threads.submit(self._work, group, rows, started)
+        self._set_alarm(min([c.deadline for c in group]))
+        self._workers.submit(lambda: self._work(group, rows, started))
 
     def _work(self, group: list[Call], rows: int, started: float) -> None:
+        outcome: tuple[Result, float] | Exception
         try:
-            outcome: Result | Exception = self._predict(group)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must reach its callers, not die with the thread
+            outcome = self._predict(group)
+        except Exception as error:
+            # A defect of ours must reach its callers, not die with the thread.
+            log.exception("the path itself failed")
             outcome = error
-        seconds = self._loop.time() - started
+        finished = monotonic()
         with contextlib.suppress(RuntimeError):  # the loop was closed: the process is ending and nobody waits
-            self._loop.call_soon_threadsafe(self._finish, group, rows, outcome, started, seconds)
+            self._loop.call_soon_threadsafe(self._finish, group, rows, outcome, started, finished)
 
-    def _predict(self, group: list[Call]) -> Result:
+    def _predict(self, group: list[Call]) -> tuple[Result, float]:
+        """The result of a group, and the moment at which its rows were gathered."""
         rows = group[0].rows if len(group) == 1 else Rows.concat([c.rows for c in group])
-        latest = max([c.deadline for c in group])
-        return self.live.predict(rows, math.inf if latest == math.inf else latest)
+        gathered = monotonic()
+        return self.live.predict(rows, max([c.deadline for c in group])), gathered
 
     def _finish(
-        self, group: list[Call], rows: int, outcome: Result | Exception, started: float, seconds: float
+        self,
+        group: list[Call],
+        rows: int,
+        outcome: tuple[Result, float] | Exception,
+        started: float,
+        finished: float,
     ) -> None:
         self.busy -= 1
         self._running.difference_update(group)
-        if isinstance(outcome, Result):
-            self._learn(rows, seconds)
-            self._deliver(group, outcome, started)
-        else:
+        if isinstance(outcome, Exception):
             self._fail(group, outcome)
+        else:
+            self._deliver(group, rows, outcome[0], started, outcome[1], finished)
         if self._queue and not self._scheduled:
             self._flush()
 
-    def _deliver(self, group: list[Call], result: Result, started: float) -> None:
+    def _deliver(
+        self, group: list[Call], rows: int, result: Result, started: float, gathered: float, finished: float
+    ) -> None:
         start = 0
-        now = self._loop.time()
+        now = monotonic()
         for call in group:
             stop = start + call.rows.n
             if not call.done:
                 call.done = True
                 call.started = started
+                call.finished = finished
                 if now >= call.deadline:
-                    call.failed(Late("computed, but not before its deadline"))
+                    self._tell(call, Late("computed, but not before its deadline"))
                 else:
-                    call.answered(result, start, stop)
+                    try:
+                        call.answered(result, start, stop)
+                    except Exception as error:
+                        log.exception("an answer could not be given")
+                        self._tell(call, _shown(error))
             start = stop
+        self._pace += 0.05 * ((finished - started) / max(1e-9, self.profile.cost(rows)) - self._pace)
+        self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now)
 
-    def _fail(self, group: list[Call], error: Exception) -> None:
-        for call in group:
+    def _fail(self, calls: list[Call], error: Exception) -> None:
+        for call in calls:
             if not call.done:
                 call.done = True
-                call.failed(error if isinstance(error, TidemillError) else TidemillError(f"internal error: {error!r}"))
+                self._tell(call, _shown(error))
 
-    def _learn(self, rows: int, seconds: float) -> None:
-        self._pace += 0.05 * (seconds / max(1e-9, self.profile.cost(rows)) - self._pace)
+    def _tell(self, call: Call, error: TidemillError) -> None:
+        try:
+            call.failed(error)
+        except Exception:
+            log.exception("an error could not be told")
 
     # -- deadlines and the end -----------------------------------------------------------------------------
 
     def _set_alarm(self, deadline: float) -> None:
-        alarm = self._alarm
-        if deadline == math.inf or (alarm is not None and alarm.when() <= deadline):
+        if deadline >= self._alarm_at:
             return
-        if alarm is not None:
-            alarm.cancel()
-        self._alarm = self._loop.call_at(deadline, self._expire)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        # Loops count in milliseconds: one more, and the alarm never rings before its time.
+        self._alarm = self._loop.call_later(max(0.0, deadline - monotonic()) + 0.001, self._expire)
 
     def _expire(self) -> None:
         """Answer late callers at their deadline, whatever a thread still does; it keeps its place until it returns."""
         self._alarm = None
-        now = self._loop.time()
-        for call in [c for c in (*self._running, *self._queue) if not c.done and c.deadline <= now]:
-            call.done = True
-            call.failed(Late("not answered before its deadline"))
+        self._alarm_at = math.inf
+        now = monotonic()
+        late = [c for c in (*self._running, *self._queue) if not c.done and c.deadline <= now]
+        for call in late:
+            if call.waits_in is not None:
+                self.forget(call)
+        self._fail(late, Late("not answered before its deadline"))
         ahead = [c.deadline for c in (*self._running, *self._queue) if not c.done]
         if ahead:
             self._set_alarm(min(ahead))
@@ -274,16 +337,16 @@ class Batched:
         self._accepting = False
         if self._alarm is not None:
             self._alarm.cancel()
-        self._fail([*self._queue, *self._running], Cancelled("the server stopped"))
+        waiting = [*self._queue, *self._running]
         self._queue.clear()
-        self.queued_rows = 0
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.queued_rows = self._gone = 0
+        self._fail(waiting, Cancelled("the server stopped"))
+        self._workers.close()
+
+
+def _shown(error: Exception) -> TidemillError:
+    return error if isinstance(error, TidemillError) else TidemillError(f"internal error: {type(error).__name__}")
 
 
 def _row_bytes(shape: tuple[int, ...], size: int) -> int:
     return math.prod(abs(d) for d in shape[1:]) * (size or 32)
-
-
-def open_batched(live: Live, limits: BatchLimits, loop: asyncio.AbstractEventLoop) -> Batched:
-    """Measure the model (which warms it up) and put merging in front of it."""
-    return Batched(live, measure(live), limits, loop)

@@ -1,0 +1,90 @@
+"""One inference request on its way through the path and back, whatever protocol it came in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tidemill.errors import InputError, Problem, TidemillError
+from tidemill.prediction.batched import Call
+from tidemill.prediction.result import Result
+from tidemill.realtime.answers import reply_error, rows_error
+from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.request import Request
+from tidemill.rows import Rows
+
+__all__ = ["Inference", "deadline_of"]
+
+TIMEOUT_HEADER = b"x-request-timeout-ms"
+
+
+class Inference(Call):
+    """A call that answers its request. A protocol's subclass says how (`send`).
+
+    `read` is the `time.monotonic()` moment at which reading its body began. With `partial`, rows without an answer
+    do not spoil the others: `send` gets their problems.
+    """
+
+    __slots__ = ("endpoint", "partial", "read", "request")
+
+    def __init__(
+        self, endpoint: Endpoint, request: Request, rows: Rows, deadline: float, read: float, partial: bool = False
+    ) -> None:
+        Call.__init__(self, rows, deadline)
+        self.endpoint = endpoint
+        self.request = request
+        self.read = read
+        self.partial = partial
+
+    def begin(self) -> None:
+        """Put the call in the queue; if it is refused, answer that."""
+        self.request.on_gone = self.left
+        try:
+            self.endpoint.batched.submit(self)
+        except TidemillError as error:
+            self.done = True
+            self.failed(error)
+
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+        """Answer the request with rows start to stop; problems, of rows counted from start, if `partial`."""
+        raise NotImplementedError
+
+    def answered(self, result: Result, start: int, stop: int) -> None:
+        problems: Sequence[Problem] = ()
+        if result.problems:
+            problems = [p.at(p.row - start) for p in result.problems if start <= p.row < stop]
+            if problems and not self.partial:
+                self.failed(rows_error(problems, stop - start))
+                return
+        self.send(result, start, stop, problems)
+        request = self.request
+        request.on_gone = None
+        self.endpoint.counters.succeeded(
+            stop - start, request.received_at, self.read, self.queued, self.started, self.finished
+        )
+
+    def failed(self, error: TidemillError) -> None:
+        self.request.on_gone = None
+        reply_error(self.request, error)
+        self.endpoint.counters.failed(self.request.received_at)
+
+    def left(self) -> None:
+        """The client is gone."""
+        self.cancel()
+        self.endpoint.counters.failed(self.request.received_at)
+
+
+def deadline_of(endpoint: Endpoint, request: Request, timeout: float | None = None) -> float:
+    """When the answer is due (`time.monotonic()`), from the soonest of the request's `timeout` (seconds) and its
+    header, else from the package. Raises InputError for a header that is not a positive number.
+    """
+    value = request.header(TIMEOUT_HEADER)
+    if value is not None:
+        try:
+            milliseconds = float(value)
+        except ValueError:
+            milliseconds = math.nan
+        if not 0 < milliseconds < math.inf:
+            raise InputError(f"header x-request-timeout-ms: got {value.decode('latin-1')!r}, expected a number above 0")
+        timeout = min(timeout or math.inf, milliseconds / 1e3)
+    return request.received_at + (timeout or endpoint.timeout)

@@ -1,0 +1,51 @@
+"""How to serve: one frozen struct, checked once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from tidemill.config import Config
+from tidemill.errors import ConfigError
+from tidemill.realtime.limits import HttpLimits
+
+__all__ = ["RequestLimits", "ServeOptions"]
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class RequestLimits(Config, frozen=True, kw_only=True):
+    """What one request may ask for: rows, and elements of one tensor (of its stated shape, whatever its data)."""
+
+    max_rows: Positive = 65_536
+    max_elements: Positive = 1 << 24
+
+
+class ServeOptions(Config, frozen=True, kw_only=True):
+    """`tidemill serve`. Times are seconds.
+
+    `port` 0 takes any free one; the bound address is in the log line `listening`, and in `port_file` (HOST:PORT,
+    written once the server is ready) if that is given. On SIGTERM the server is not ready and closes connections
+    after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` model calls run
+    at a time on threads; `max_queue_rows` rows of one model wait at most.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    port_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    access_log: bool = False
+    lame_duck: Seconds = 1.0
+    grace: Seconds = 30.0
+    workers: Positive | None = None
+    max_queue_rows: Positive = 65_536
+    http: HttpLimits = HttpLimits()
+    requests: RequestLimits = RequestLimits()
+
+    def check(self) -> None:
+        """Raise ConfigError for fields that contradict each other."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key belong together: give both or neither")

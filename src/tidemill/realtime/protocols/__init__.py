@@ -1,0 +1,1 @@
+"""Wire protocols over the HTTP data plane. Each turns requests into rows and results into answers."""

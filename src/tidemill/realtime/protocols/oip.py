@@ -1,0 +1,124 @@
+"""Inference by the Open Inference Protocol over REST.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+
+from tidemill.errors import InputError, Problem, TidemillError
+from tidemill.prediction.result import Result
+from tidemill.realtime.answers import body_of, reply_encoded, reply_error
+from tidemill.realtime.encoding import WORTH_COMPRESSING
+from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.inference import Inference, deadline_of
+from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
+from tidemill.realtime.protocols.oip_response import Writer
+from tidemill.realtime.request import Request
+from tidemill.rows import Rows
+
+__all__ = ["Infer"]
+
+BINARY = b"application/octet-stream"
+JSON_SIZE = b"inference-header-content-length"
+
+
+class Infer:
+    """`POST …/infer` of one model version."""
+
+    def __init__(self, endpoint: Endpoint, max_body: int) -> None:
+        self._endpoint = endpoint
+        self._max_body = max_body
+        self._reader = Reader(endpoint.live, endpoint.limits)
+        self._fast = FastReader.of(endpoint.live, endpoint.limits)
+        self.writer = Writer(endpoint.package)
+
+    def __call__(self, request: Request) -> None:
+        read = monotonic()
+        endpoint = self._endpoint
+        inference: Inference
+        try:
+            if self._fast is not None and (found := self._plain(self._fast, request)) is not None:
+                rows, id_ = found
+                due = deadline_of(endpoint, request)
+                if id_ is None:
+                    inference = _Plain(endpoint, request, rows, due, read, self.writer)
+                else:
+                    asked = Asked(id_, self._reader.all_outputs, False, None)
+                    inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
+            else:
+                rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
+                due = deadline_of(endpoint, request, asked.timeout)
+                inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
+        except TidemillError as error:
+            reply_error(request, error)
+            endpoint.counters.failed(request.received_at)
+            return
+        inference.begin()
+
+    def _plain(self, fast: FastReader, request: Request) -> tuple[Rows, str | None] | None:
+        if request.header(JSON_SIZE) is None and request.header(b"content-encoding") is None:
+            return fast.read(request.body)
+        return None
+
+
+class _Plain(Inference):
+    """All outputs as JSON, without an id."""
+
+    __slots__ = ("writer",)
+
+    def __init__(
+        self, endpoint: Endpoint, request: Request, rows: Rows, deadline: float, read: float, writer: Writer
+    ) -> None:
+        Inference.__init__(self, endpoint, request, rows, deadline, read)
+        self.writer = writer
+
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+        body = self.writer.plain(result, start, stop)
+        if len(body) < WORTH_COMPRESSING:
+            self.request.reply(200, body)
+        else:
+            reply_encoded(self.request, [body])
+
+
+class _Asked(Inference):
+    """An answer as the request asked for it."""
+
+    __slots__ = ("asked", "writer")
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        rows: Rows,
+        deadline: float,
+        read: float,
+        writer: Writer,
+        asked: Asked,
+    ) -> None:
+        Inference.__init__(self, endpoint, request, rows, deadline, read, asked.partial)
+        self.writer = writer
+        self.asked = asked
+
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+        asked = self.asked
+        told = problems if asked.partial else None
+        parts, json_size = self.writer.write(result, start, stop, asked.outputs, asked.id, told)
+        if json_size is None:
+            reply_encoded(self.request, parts)
+        else:
+            reply_encoded(self.request, parts, BINARY, ((JSON_SIZE, b"%d" % json_size),))
+
+
+def _json_size(request: Request) -> int | None:
+    """How many bytes of the body are JSON, where the client says so."""
+    value = request.header(JSON_SIZE)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise InputError(
+            f"header Inference-Header-Content-Length: got {value.decode('latin-1')!r:.40}, expected an integer ≥ 0"
+        )
+    return int(value)

@@ -1,0 +1,156 @@
+"""What the Open Inference Protocol and Triton's extensions tell of the server and its models.
+
+Extensions: statistics, model configuration and the index of the model repository, as in
+https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+
+from tidemill.errors import InputError, TidemillError
+from tidemill.model.signature import Input, Output
+from tidemill.realtime.answers import reply_error
+from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.protocols.oip_request import kind, load_json
+from tidemill.realtime.request import Handler, Request
+from tidemill.realtime.routes import Router, document
+from tidemill.realtime.service import Service
+
+__all__ = ["add_health", "add_models"]
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository(index)",
+    "parameters",
+    "statistics",
+)
+# runtime → (Triton's platform, its backend)
+PLATFORMS = {
+    "onnx": ("onnxruntime_onnx", "onnxruntime"),
+    "sklearn": ("sklearn_skops", "sklearn"),
+    "python": ("python", "python"),
+}
+
+
+def add_health(router: Router, service: Service) -> None:
+    """Live, ready and the server's metadata: answered from the first moment on."""
+
+    def ready(request: Request) -> None:
+        state = service.ready
+        request.reply(200 if state else 503, orjson.dumps({"live": True, "ready": state}))
+
+    router.add("GET", "/v2/health/live", document(b'{"live":true}'))
+    router.add("GET", "/v2/health/ready", ready)
+    about = {"name": "tidemill", "version": version("tidemill"), "extensions": EXTENSIONS}
+    router.add("GET", "/v2", document(orjson.dumps(about)))
+
+
+def add_models(router: Router, service: Service) -> None:
+    """Metadata, readiness, configuration and statistics of every model, with and without its version."""
+    endpoints = service.endpoints
+    router.add("GET", "/v2/models/stats", document(lambda: _stats(list(endpoints))))
+    router.add("POST", "/v2/repository/index", _index(service))
+    for name in endpoints.names:
+        versions = endpoints.versions(name)
+        known = [one.version for one in versions]
+        highest = versions[-1]
+        for path, one in [(f"/v2/models/{name}/versions/{e.version}", e) for e in versions] + [
+            (f"/v2/models/{name}", highest)
+        ]:
+            router.add("GET", path, document(metadata(one, known)))
+            router.add("GET", f"{path}/ready", _model_ready(service, one))
+            router.add("GET", f"{path}/config", document(orjson.dumps(configuration(one))))
+            counted = versions if path.endswith(f"/models/{name}") else [one]
+            router.add("GET", f"{path}/stats", document(_stats_of(counted)))
+
+
+def _model_ready(service: Service, endpoint: Endpoint) -> Handler:
+    def ready(request: Request) -> None:
+        state = service.model_ready(endpoint)
+        request.reply(200 if state else 503, orjson.dumps({"name": endpoint.name, "ready": state}))
+
+    return ready
+
+
+def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
+    """The model metadata object."""
+    manifest = endpoint.manifest
+
+    def tensor(one: Input | Output) -> dict[str, Any]:
+        return {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+
+    return orjson.dumps(
+        {
+            "name": endpoint.name,
+            "versions": versions,
+            "platform": PLATFORMS[manifest.runtime.name][0],
+            "inputs": [tensor(i) for i in manifest.inputs],
+            "outputs": [tensor(o) for o in manifest.outputs],
+        }
+    )
+
+
+def configuration(endpoint: Endpoint) -> dict[str, Any]:
+    """Triton's ModelConfig as JSON. With `max_batch_size` above 0 the first axis is left out of `dims`."""
+    manifest = endpoint.manifest
+    platform, backend = PLATFORMS[manifest.runtime.name]
+
+    def tensor(one: Input | Output) -> dict[str, Any]:
+        type_ = "TYPE_STRING" if one.datatype == "BYTES" else f"TYPE_{one.datatype}"
+        # A config without dims is not valid: a scalar a row is told as one of one element, reshaped to none.
+        scalar: dict[str, Any] = {} if len(one.shape) > 1 else {"reshape": {"shape": []}}
+        return {"name": one.name, "data_type": type_, "dims": list(one.shape[1:]) or [1], **scalar}
+
+    return {
+        "name": endpoint.name,
+        "platform": platform,
+        "backend": backend,
+        "version_policy": {"specific": {"versions": [endpoint.version]}},
+        "max_batch_size": endpoint.limits.max_rows,
+        "input": [tensor(i) for i in manifest.inputs],
+        "output": [tensor(o) for o in manifest.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    }
+
+
+def _stats_of(endpoints: list[Endpoint]) -> Any:
+    return lambda: _stats(endpoints)
+
+
+def _stats(endpoints: list[Endpoint]) -> bytes:
+    return orjson.dumps(
+        {"model_stats": [{"name": e.name, "version": e.version, **e.counters.snapshot()} for e in endpoints]}
+    )
+
+
+def _index(service: Service) -> Handler:
+    def index(request: Request) -> None:
+        try:
+            only_ready = _only_ready(request.body)
+        except TidemillError as error:
+            reply_error(request, error)
+            return
+        found = []
+        for one in service.endpoints:
+            ready = service.model_ready(one)
+            if ready or not only_ready:
+                state = "READY" if ready else "UNAVAILABLE"
+                found.append({"name": one.name, "version": one.version, "state": state, "reason": ""})
+        request.reply(200, orjson.dumps(found))
+
+    return index
+
+
+def _only_ready(body: bytes) -> bool:
+    doc = load_json(body) if body.strip() else {}
+    if not isinstance(doc, dict):
+        raise InputError(f"the request is a JSON {kind(doc)}, expected an object")
+    ready = doc.get("ready", False)
+    if not isinstance(ready, bool):
+        raise InputError(f"ready is a JSON {kind(ready)}, expected true or false", field="ready")
+    return ready

@@ -1,0 +1,312 @@
+"""Inference requests of the Open Inference Protocol: body to rows, and what the answer shall be like.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import orjson
+
+from tidemill.datatypes import DATATYPES, DataType, datatype
+from tidemill.errors import InputError, TooLarge
+from tidemill.model.signature import Input
+from tidemill.prediction.cells import array_from_list, flatten
+from tidemill.prediction.live import Live
+from tidemill.realtime.options import RequestLimits
+from tidemill.realtime.protocols.tensors import decode_tensor
+from tidemill.rows import VALID, Array, Rows
+
+__all__ = ["Asked", "FastReader", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
+
+INT64_MAX = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a request asks of its answer. `outputs` are (name, as binary) pairs; `timeout` is in seconds."""
+
+    id: str | None
+    outputs: list[tuple[str, bool]]
+    partial: bool
+    timeout: float | None
+
+
+class Reader:
+    """Reads any inference request for one model."""
+
+    def __init__(self, live: Live, limits: RequestLimits) -> None:
+        self._intake = live.intake
+        self._limits = limits
+        self._outputs = [o.name for o in live.package.manifest.outputs]
+        self.all_outputs = [(name, False) for name in self._outputs]
+
+    def read(self, body: bytes, json_size: int | None) -> tuple[Rows, Asked]:
+        """The rows and wishes of a request whose first `json_size` bytes are JSON (None: all of it).
+
+        Raises InputError where it cannot be understood, TooLarge where it is over a limit.
+        """
+        if json_size is not None and json_size > len(body):
+            raise InputError(f"Inference-Header-Content-Length is {json_size}, the body has {len(body)} bytes")
+        doc = load_json(body if json_size is None else memoryview(body)[:json_size])
+        if not isinstance(doc, dict):
+            raise InputError(f"the request is a JSON {kind(doc)}, expected an object")
+        asked = self._asked(doc)
+        at = len(body) if json_size is None else json_size
+        if "rows" in doc:
+            return self._records(doc, body, at), asked
+        return self._tensors(doc, body, at), asked
+
+    # -- inputs --------------------------------------------------------------------------------------------
+
+    def _records(self, doc: dict[str, Any], body: bytes, at: int) -> Rows:
+        records = doc["rows"]
+        if "inputs" in doc:
+            raise InputError("send either inputs (tensors) or rows (objects), not both")
+        if not isinstance(records, list):
+            raise InputError(f"rows is a JSON {kind(records)}, expected an array of objects", field="rows")
+        if at != len(body):
+            raise InputError(f"{len(body) - at} bytes follow the JSON, but rows are not sent as binary data")
+        self._check_rows(len(records))
+        return self._intake.from_records(records)
+
+    def _tensors(self, doc: dict[str, Any], body: bytes, at: int) -> Rows:
+        inputs = doc.get("inputs")
+        if not isinstance(inputs, list):
+            raise InputError(
+                "inputs is missing" if inputs is None else f"inputs is a JSON {kind(inputs)}, expected an array",
+                field="inputs",
+            )
+        lists: dict[str, tuple[list[int], list[Any]]] = {}
+        arrays: dict[str, Array] = {}
+        for place, tensor in enumerate(inputs):
+            name, shape, type_, binary = self._head(tensor, place)
+            if name in lists or name in arrays:
+                raise InputError(f"input {name!r} is sent twice", field=name)
+            size = parameters_of(tensor, f"input {name!r}").get("binary_data_size")
+            if size is None:
+                data = tensor.get("data")
+                if not isinstance(data, list):
+                    what = "is missing" if data is None else f"is a JSON {kind(data)}, expected an array"
+                    raise InputError(f"{name}: data {what}", field=name)
+                lists[name] = (shape, data)
+                continue
+            if "data" in tensor:
+                raise InputError(f"{name}: send either data or binary_data_size, not both", field=name)
+            if type(size) is not int or not 0 <= size <= len(body) - at:
+                raise InputError(f"{name}: binary_data_size is {size!r:.40}; {len(body) - at} bytes follow", field=name)
+            arrays[name] = decode_tensor(body, at, size, type_, shape, name, binary=binary)
+            at += size
+        if at != len(body):
+            raise InputError(f"{len(body) - at} bytes follow that no input's binary_data_size accounts for")
+        if not arrays:
+            return self._intake.from_lists(lists)
+        return self._intake.from_arrays({**arrays, **self._as_arrays(lists)})
+
+    def _as_arrays(self, lists: dict[str, tuple[list[int], list[Any]]]) -> dict[str, Array]:
+        """The JSON tensors of a request that has binary ones too; nulls become masks."""
+        arrays: dict[str, Array] = {}
+        for name, (shape, data) in lists.items():
+            one = self._input(name)
+            flat = flatten(data, shape, name)
+            if one is None:
+                arrays[name] = array_from_list(flat, DATATYPES["BOOL"], name)[0].reshape(shape)
+                continue
+            array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary)
+            arrays[name] = array.reshape(shape)
+            if mask is not None:
+                if name + VALID in lists:
+                    raise InputError(f"{name}: send nulls or {name}{VALID}, not both", field=name)
+                arrays[name + VALID] = mask.reshape(shape)
+        return arrays
+
+    def _head(self, tensor: Any, place: int) -> tuple[str, list[int], DataType, bool]:
+        """Name, shape, datatype and whether raw bytes are meant, of one input, checked against the signature."""
+        if not isinstance(tensor, dict):
+            raise InputError(f"inputs[{place}] is a JSON {kind(tensor)}, expected an object")
+        name = tensor.get("name")
+        if not isinstance(name, str):
+            raise InputError(f"inputs[{place}]: name is missing or not a string")
+        one = self._input(name)
+        if one is None and not name.endswith(VALID):
+            self._intake.check_names((name,))
+        type_ = DATATYPES["BOOL"] if one is None else one.type
+        given = tensor.get("datatype")
+        if given != type_.name:
+            if not isinstance(given, str):
+                raise InputError(f"{name}: datatype is missing or not a string", field=name)
+            datatype(given)
+            raise InputError(f"{name}: got datatype {given}, expected {type_.name}", field=name)
+        return name, self._shape(tensor.get("shape"), name), type_, one is not None and one.binary
+
+    def _shape(self, shape: Any, name: str) -> list[int]:
+        if not isinstance(shape, list) or not shape or not all(type(d) is int and d >= 0 for d in shape):
+            raise InputError(
+                f"{name}: shape is {shape!r:.80}, expected an array of integers ≥ 0, the first of them the rows",
+                field=name,
+            )
+        self._check_rows(shape[0])
+        count = 1
+        for d in shape:
+            count *= d
+        most = self._limits.max_elements
+        if count > most or max(shape) > most:
+            raise TooLarge(f"{name}: shape {shape!s:.80} is over {most} elements, the limit", field=name)
+        return shape
+
+    def _check_rows(self, n: int) -> None:
+        if n > self._limits.max_rows:
+            raise TooLarge(f"{n} rows in one request; at most {self._limits.max_rows} are taken: send them in parts")
+
+    def _input(self, name: str) -> Input | None:
+        """The input that a tensor's name means, alone or as one of its columns; None for a mask, or nothing."""
+        one = self._intake.by_name.get(name)
+        if one is None and name in self._intake.by_column:
+            one = self._intake.by_column[name][0]
+        return one
+
+    # -- wishes --------------------------------------------------------------------------------------------
+
+    def _asked(self, doc: dict[str, Any]) -> Asked:
+        id_ = doc.get("id")
+        if id_ is not None and not isinstance(id_, str):
+            raise InputError(f"id is a JSON {kind(id_)}, expected a string", field="id")
+        parameters = parameters_of(doc, "the request")
+        all_binary = _flag(parameters, "binary_data_output", "the request")
+        return Asked(id_, self._wanted(doc.get("outputs"), all_binary), on_bad_row(parameters), _timeout(parameters))
+
+    def _wanted(self, outputs: Any, binary: bool) -> list[tuple[str, bool]]:
+        if outputs is None or outputs == []:
+            return [(name, binary) for name in self._outputs]
+        if not isinstance(outputs, list):
+            raise InputError(f"outputs is a JSON {kind(outputs)}, expected an array", field="outputs")
+        wanted: dict[str, bool] = {}
+        for place, output in enumerate(outputs):
+            name = output.get("name") if isinstance(output, dict) else None
+            if not isinstance(name, str):
+                raise InputError(f"outputs[{place}]: expected an object with a name", field="outputs")
+            if name not in self._outputs:
+                known = ", ".join(map(repr, self._outputs))
+                raise InputError(f"unknown output {name!r}: expected {known}", field=name)
+            if name in wanted:
+                raise InputError(f"output {name!r} is asked for twice", field=name)
+            parameters = parameters_of(output, f"output {name!r}")
+            if parameters.get("classification"):
+                raise InputError(f"output {name!r}: classification is not offered; declare a top_k output", field=name)
+            wanted[name] = _flag(parameters, "binary_data", f"output {name!r}", binary)
+        return list(wanted.items())
+
+
+class FastReader:
+    """Reads the commonest request without a detour: one float tensor of fixed width as flat JSON, perhaps an id.
+
+    What it reads is what `Reader` reads; anything else it leaves to that one.
+    """
+
+    def __init__(self, one: Input, limits: RequestLimits) -> None:
+        # Types made at run time, one set a model; the type checker cannot follow them.
+        name: Any = Literal[one.name]
+        shape: Any = tuple[int, Literal[one.shape[1]]]
+        datatype_: Any = Literal[one.datatype]
+        fields = [("name", name), ("shape", shape), ("datatype", datatype_), ("data", list[float | None])]
+        tensor: Any = msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False)
+        inputs: Any = tuple[tensor]
+        body = msgspec.defstruct(
+            "Body", [("inputs", inputs), ("id", str | None, None)], forbid_unknown_fields=True, gc=False
+        )
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(body).decode
+        self._name = one.name
+        self._width = one.shape[1]
+        self._dtype = one.type.dtype
+        self._max_rows = min(limits.max_rows, limits.max_elements // self._width)
+        code = {"FP32": "f", "FP64": "d", "FP16": "e"}[one.datatype]
+        self._pack = struct.Struct(f"={self._width}{code}").pack
+
+    @classmethod
+    def of(cls, live: Live, limits: RequestLimits) -> FastReader | None:
+        """A reader for a model with exactly one input, a two-dimensional float tensor of fixed width."""
+        inputs = live.package.manifest.inputs
+        if len(inputs) == 1 and inputs[0].type.is_float and len(inputs[0].shape) == 2 and inputs[0].shape[1] > 0:
+            return cls(inputs[0], limits)
+        return None
+
+    def read(self, body: bytes) -> tuple[Rows, str | None] | None:
+        """Rows and id, or None for a request that is not of this form (or not right)."""
+        try:
+            doc = self._decode(body)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None
+        tensor = doc.inputs[0]
+        shape = tensor.shape
+        n = shape[0]
+        data = tensor.data
+        if not 0 < n <= self._max_rows or len(data) != n * self._width:
+            return None
+        if n == 1:
+            try:
+                array = np.ndarray(shape, self._dtype, self._pack(*data))
+            except (struct.error, OverflowError):  # a null, or a number that becomes infinite
+                return None
+        else:
+            with np.errstate(over="ignore"):
+                array = np.array(data, self._dtype).reshape(shape)
+        return Rows({self._name: array}, n), doc.id
+
+
+def load_json(text: bytes | memoryview) -> Any:
+    """A JSON document. Raises InputError saying where it is malformed."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"malformed JSON: {error}") from None
+
+
+def kind(value: Any) -> str:
+    """The JSON name of a value's type."""
+    if value is None:
+        return "null"
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names[type(value)]
+
+
+def on_bad_row(parameters: dict[str, Any]) -> bool:
+    """Whether good rows are answered though others are bad. Raises InputError for a wish that is not known."""
+    wish = parameters.get("on_bad_row", "reject")
+    if wish not in ("reject", "partial"):
+        raise InputError(f"parameter on_bad_row: got {wish!r:.40}, expected 'reject' or 'partial'", field="on_bad_row")
+    return bool(wish == "partial")
+
+
+def parameters_of(holder: dict[str, Any], where: str) -> dict[str, Any]:
+    """The `parameters` object of a request, input or output; empty if there is none."""
+    parameters = holder.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise InputError(f"parameters of {where}: a JSON {kind(parameters)}, expected an object", field="parameters")
+    return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"parameter {name} of {where}: got {value!r:.40}, expected true or false", field=name)
+    return value
+
+
+def _timeout(parameters: dict[str, Any]) -> float | None:
+    """Seconds from Triton's `timeout` parameter, which is in microseconds; 0 means none."""
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= INT64_MAX:
+        raise InputError(
+            f"parameter timeout: got {value!r:.40}, expected microseconds, an integer ≥ 0", field="timeout"
+        )
+    return value / 1e6 or None

@@ -1,0 +1,109 @@
+"""Inference answers of the Open Inference Protocol: JSON, or JSON followed by binary tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from tidemill.errors import Problem
+from tidemill.model.package import Package
+from tidemill.model.signature import Output
+from tidemill.prediction.result import STATUSES, Result
+from tidemill.realtime.protocols.cells import flat_cells
+from tidemill.realtime.protocols.tensors import encode_tensor
+
+__all__ = ["Writer", "row_errors"]
+
+
+class Writer:
+    """Writes the answers of one model version; what never changes in them is rendered beforehand."""
+
+    def __init__(self, package: Package) -> None:
+        self._outputs = {o.name: o for o in package.manifest.outputs}
+        self._names = list(self._outputs)
+        self._open = b'{"model_name":%b,"model_version":%b' % (
+            orjson.dumps(package.name),
+            orjson.dumps(package.version),
+        )
+        # An answer to one row, with room for the cells of each output; not where a dimension varies.
+        self._one_row: list[bytes] | None = None
+        if all(d > 0 for o in self._outputs.values() for d in o.shape[1:]):
+            pieces = [self._open + b',"outputs":[']
+            for output in self._outputs.values():
+                pieces[-1] += b'%b,"data":[' % _head(output, (1, *output.shape[1:]))
+                pieces += (b"", b"]},")
+            pieces[-1] = b"]}]}"
+            self._one_row = pieces
+
+    def plain(self, result: Result, start: int, stop: int) -> bytes:
+        """All outputs of rows start to stop as JSON, without an id."""
+        if stop - start == 1 and self._one_row is not None:
+            pieces = self._one_row.copy()
+            pieces[1::2] = [flat_cells(result, name)[start] for name in self._names]
+            return b"".join(pieces)
+        return self.write(result, start, stop, [(name, False) for name in self._names], None)[0][0]
+
+    def write(
+        self,
+        result: Result,
+        start: int,
+        stop: int,
+        outputs: Sequence[tuple[str, bool]],
+        id_: str | None,
+        problems: Sequence[Problem] | None = None,
+    ) -> tuple[list[bytes], int | None]:
+        """The body, and the size of its JSON where binary tensors follow it.
+
+        `problems` (None: those were not asked for) name rows, counted from `start`, whose cells are null in JSON
+        and fillers in binary tensors; they are told in the answer's parameters.
+        """
+        bad = {p.row for p in problems or ()}
+        described: list[bytes] = []
+        tensors: list[bytes] = []
+        for name, binary in outputs:
+            array = result.outputs.columns[name]
+            head = _head(self._outputs[name], (stop - start, *array.shape[1:]))
+            if binary:
+                tensors.append(encode_tensor(array[start:stop]))
+                described.append(b'%b,"parameters":{"binary_data_size":%d}}' % (head, len(tensors[-1])))
+                continue
+            cells = flat_cells(result, name)[start:stop]
+            if bad:
+                width = array[0].size if array.ndim > 1 else 1
+                nulls = b",".join([b"null"] * width)
+                cells = [nulls if i in bad else c for i, c in enumerate(cells)]
+            described.append(b'%b,"data":[%b]}' % (head, b",".join(cells)))
+        parts = [self._open]
+        if id_ is not None:
+            parts.append(b',"id":' + orjson.dumps(id_))
+        if problems is not None:
+            parts.append(b',"parameters":' + orjson.dumps(row_errors(problems)))
+        parts.append(b',"outputs":[%b]}' % b",".join(described))
+        header = b"".join(parts)
+        return [header, *tensors], len(header) if tensors else None
+
+
+def row_errors(problems: Sequence[Problem]) -> dict[str, object]:
+    """What a partial answer says of its bad rows: how many there are, and each problem with its row."""
+    return {
+        "bad_rows": len({p.row for p in problems}),
+        "row_errors": [
+            {
+                "row": p.row,
+                "status": STATUSES.get(p.code, "rejected"),
+                "code": p.code,
+                "field": p.field,
+                "message": p.message,
+            }
+            for p in problems
+        ],
+    }
+
+
+def _head(output: Output, shape: Sequence[int]) -> bytes:
+    return b'{"name":%b,"datatype":"%b","shape":%b' % (
+        orjson.dumps(output.name),
+        output.datatype.encode(),
+        orjson.dumps(list(shape)),
+    )

@@ -1,0 +1,67 @@
+"""From a request's target to the function that answers it: exact paths in one table, looked up by the raw bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import orjson
+
+from tidemill.errors import NotFound, TidemillError
+from tidemill.realtime.answers import reply_error
+from tidemill.realtime.request import Handler, Request
+
+__all__ = ["Router", "document"]
+
+
+class Router:
+    """A table of paths. What is not in it goes to `otherwise`, which may raise a TidemillError."""
+
+    def __init__(self, otherwise: Callable[[Request], None] | None = None) -> None:
+        self._targets: dict[bytes, dict[str, Handler]] = {}
+        self._otherwise = otherwise
+
+    def add(self, method: str, path: str, handler: Handler) -> None:
+        """Answer a method (GET also answers HEAD) at a path, given without percent-encoding."""
+        methods = self._targets.setdefault(path.encode(), {})
+        methods[method] = handler
+        if method == "GET":
+            methods["HEAD"] = handler
+
+    def __call__(self, request: Request) -> None:
+        methods = self._targets.get(request.target)
+        if methods is None:
+            # Percent-encoded, or with a query.
+            methods = self._targets.get(request.path.encode())
+            if methods is None:
+                self._missing(request)
+                return
+        handler = methods.get(request.method)
+        if handler is None:
+            not_allowed(request, methods)
+            return
+        handler(request)
+
+    def _missing(self, request: Request) -> None:
+        try:
+            if self._otherwise is not None:
+                self._otherwise(request)
+                return
+            raise NotFound(f"no such path: {request.path}")
+        except TidemillError as error:
+            reply_error(request, error)
+
+
+def not_allowed(request: Request, methods: Mapping[str, Handler]) -> None:
+    """405, with what is allowed."""
+    allowed = ", ".join(sorted(methods))
+    text = orjson.dumps({"error": f"{request.method} is not allowed at {request.path}: use {allowed}"})
+    request.reply(405, text, headers=((b"allow", allowed.encode()),))
+
+
+def document(body: bytes | Callable[[], bytes]) -> Handler:
+    """A handler that answers 200 with this JSON, or with what the function gives at that moment."""
+
+    def reply(request: Request) -> None:
+        request.reply(200, body if isinstance(body, bytes) else body())
+
+    return reply

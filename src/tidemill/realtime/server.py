@@ -1,0 +1,177 @@
+"""A serving process: listens, loads, serves, and ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from tidemill.errors import ConfigError, NotFound, Unavailable
+from tidemill.model.package import open_package
+from tidemill.observability.logs import log_to_stderr
+from tidemill.prediction.batched import BatchLimits
+from tidemill.prediction.live import Live
+from tidemill.prediction.profile import Profile, measure
+from tidemill.realtime.endpoint import Endpoint, Endpoints
+from tidemill.realtime.http import HttpServer
+from tidemill.realtime.options import ServeOptions
+from tidemill.realtime.protocols.oip import Infer
+from tidemill.realtime.protocols.oip_models import add_health, add_models
+from tidemill.realtime.request import Request
+from tidemill.realtime.routes import Router
+from tidemill.realtime.service import Service, State
+from tidemill.runtimes.cpu import cpu_budget
+
+__all__ = ["Server", "serve"]
+
+log = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+
+
+class Server:
+    """Serves packages in the running event loop."""
+
+    def __init__(self, options: ServeOptions | None = None) -> None:
+        """Raises ConfigError for options that contradict each other or a certificate that cannot be read."""
+        self.options = options or ServeOptions()
+        self.options.check()
+        self.service = Service()
+        self._router = Router(self._missing)
+        add_health(self._router, self.service)
+        self.http = HttpServer(self._handle, self.options.http, _tls(self.options))
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT as bound."""
+        host = self.options.host
+        return f"[{host}]:{self.http.port}" if ":" in host else f"{host}:{self.http.port}"
+
+    def _handle(self, request: Request) -> None:
+        self._router(request)
+
+    async def listen(self) -> None:
+        """Open the port: the process is live, and not ready. Raises OSError."""
+        await self.http.start(self.options.host, self.options.port)
+        log.info("listening", extra={"address": self.address})
+
+    async def load(self, packages: Sequence[PathLike]) -> None:
+        """Verify, load and warm up the packages, then be ready. Raises PackageError or ConfigError, naming the file."""
+        loop = asyncio.get_running_loop()
+        workers = self.options.workers or cpu_budget()
+        batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
+        endpoints = []
+        for directory in packages:
+            live, profile = await loop.run_in_executor(None, _open, directory)
+            endpoints.append(Endpoint(live, profile, batching, self.options.requests, loop))
+            cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
+            log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})
+        self.service.endpoints = Endpoints(endpoints)
+        router = Router(self._missing)
+        add_health(router, self.service)
+        add_models(router, self.service)
+        for one in endpoints:
+            infer = Infer(one, self.options.http.max_body_bytes)
+            router.add("POST", f"/v2/models/{one.name}/versions/{one.version}/infer", infer)
+            if one is self.service.endpoints.find(one.name):
+                router.add("POST", f"/v2/models/{one.name}/infer", infer)
+        self._router = router
+        # What lives as long as the process is not looked at again by the garbage collector.
+        gc.collect()
+        gc.freeze()
+        self.service.state = State.SERVING
+        if self.options.port_file is not None:
+            _write_whole(Path(self.options.port_file), self.address + "\n")
+        log.info("ready", extra={"address": self.address, "models": self.service.endpoints.names})
+
+    def _missing(self, request: Request) -> None:
+        parts = request.path.strip("/").split("/")
+        if self.service.state is State.LOADING:
+            raise Unavailable("the models are being loaded", retry_after=1.0)
+        if parts[:2] == ["v2", "models"] and len(parts) > 2:
+            version = parts[4] if len(parts) > 4 and parts[3] == "versions" else None
+            self.service.endpoints.find(parts[2], version)
+        raise NotFound(f"no such path: {request.path:.200}")
+
+    async def drain(self) -> int:
+        """Stop as DESIGN says: not ready, a lame duck, no new connections, finish, end. Returns the requests cut."""
+        self.service.state = State.DRAINING
+        log.info("draining", extra={"in_flight": self.http.in_flight})
+        cut = await self.http.drain(self.options.lame_duck, self.options.grace)
+        self.close()
+        log.info("stopped", extra={"cut": cut})
+        return cut
+
+    def close(self) -> None:
+        """Fail what still waits, at once."""
+        for one in self.service.endpoints:
+            one.batched.close()
+
+
+def serve(packages: Sequence[PathLike], options: ServeOptions | None = None) -> None:
+    """Serve packages until SIGTERM or SIGINT has been handled in order; a second signal ends it at once.
+
+    Blocks; belongs on the main thread. Raises PackageError or ConfigError for a package or option that is not
+    right, OSError for an address that cannot be had.
+    """
+    uvloop.run(_serve(packages, options or ServeOptions()))
+
+
+async def _serve(packages: Sequence[PathLike], options: ServeOptions) -> None:
+    log_to_stderr()
+    loop = asyncio.get_running_loop()
+    server = Server(options)
+    stop, force = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (force if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await server.listen()
+    loading = asyncio.create_task(server.load(packages))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+    await stopping
+    loading.cancel()
+    draining = asyncio.create_task(server.drain())
+    forced = asyncio.create_task(force.wait())
+    await asyncio.wait((draining, forced), return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        log.warning("a second signal: ending at once", extra={"in_flight": server.http.in_flight})
+        draining.cancel()
+        server.close()
+    forced.cancel()
+
+
+def _open(directory: PathLike) -> tuple[Live, Profile]:
+    live = Live.open(open_package(directory))
+    return live, measure(live)
+
+
+def _tls(options: ServeOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None or options.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"tls_cert {options.tls_cert}, tls_key {options.tls_key}: {error}") from None
+    return context
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A reader sees the whole text or no file."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.rename(path)
