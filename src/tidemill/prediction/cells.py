@@ -14,7 +14,10 @@ from tidemill.datatypes import DataType
 from tidemill.errors import InputError
 from tidemill.rows import Array
 
-__all__ = ["array_from_arrow", "array_from_list", "array_to_arrow", "flatten", "strings_from_array"]
+__all__ = ["MAX_DIMENSIONS", "array_from_arrow", "array_from_list", "array_to_arrow", "flatten", "strings_from_array"]
+
+# More than any signature has, and no more than NumPy can hold.
+MAX_DIMENSIONS = 32
 
 _NONE = type(None)
 _ALLOWED: dict[str, frozenset[type]] = {
@@ -27,6 +30,8 @@ _ALLOWED: dict[str, frozenset[type]] = {
 
 def flatten(values: list[Any], shape: Sequence[int], name: str) -> list[Any]:
     """The elements of flat or nested lists, in row-major order, checked against a concrete shape."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InputError(f"{name}: {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken", field=name)
     expected = 1
     for d in shape:
         expected *= d
@@ -72,13 +77,13 @@ def array_from_list(
     are not numbers.
     """
     kinds = set(map(type, values))
-    allowed = _ALLOWED[type_.json]
+    allowed = _ALLOWED[type_.json] | {bytes} if binary else _ALLOWED[type_.json]
     missing = nullable and _NONE in kinds
     if not kinds <= allowed and not (missing and kinds - {_NONE} <= allowed):
         raise _wrong(values, allowed | {_NONE} if nullable else allowed, type_, name, width)
     if type_.json == "string":
         out = np.empty(len(values), np.object_)
-        out[:] = [None if v is None else v.encode() for v in values] if binary else values
+        out[:] = [v.encode() if isinstance(v, str) else v for v in values] if binary else values
         return out, None
     try:
         if missing and not type_.is_float:

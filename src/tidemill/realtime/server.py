@@ -22,8 +22,9 @@ from tidemill.prediction.profile import Profile, measure
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.http import HttpServer
 from tidemill.realtime.options import ServeOptions
-from tidemill.realtime.protocols.oip import Infer
+from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
+from tidemill.realtime.protocols.tfserving import add_tfserving
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router
 from tidemill.realtime.service import Service, State
@@ -77,11 +78,8 @@ class Server:
         router = Router(self._missing)
         add_health(router, self.service)
         add_models(router, self.service)
-        for one in endpoints:
-            infer = Infer(one, self.options.http.max_body_bytes)
-            router.add("POST", f"/v2/models/{one.name}/versions/{one.version}/infer", infer)
-            if one is self.service.endpoints.find(one.name):
-                router.add("POST", f"/v2/models/{one.name}/infer", infer)
+        add_tfserving(router, self.service, self.options.http.max_body_bytes)
+        add_infer(router, self.service, self.options.http.max_body_bytes)
         self._router = router
         # What lives as long as the process is not looked at again by the garbage collector.
         gc.collect()

@@ -17,12 +17,23 @@ from tidemill.realtime.inference import Inference, deadline_of
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
 from tidemill.realtime.protocols.oip_response import Writer
 from tidemill.realtime.request import Request
+from tidemill.realtime.routes import Router
+from tidemill.realtime.service import Service
 from tidemill.rows import Rows
 
-__all__ = ["Infer"]
+__all__ = ["Infer", "add_infer"]
 
 BINARY = b"application/octet-stream"
 JSON_SIZE = b"inference-header-content-length"
+
+
+def add_infer(router: Router, service: Service, max_body: int) -> None:
+    """`POST …/infer` of every model, with and without its version."""
+    for one in service.endpoints:
+        infer = Infer(one, max_body)
+        router.add("POST", f"/v2/models/{one.name}/versions/{one.version}/infer", infer)
+        if one is service.endpoints.find(one.name):
+            router.add("POST", f"/v2/models/{one.name}/infer", infer)
 
 
 class Infer:

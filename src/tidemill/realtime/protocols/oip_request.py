@@ -17,7 +17,7 @@ import orjson
 from tidemill.datatypes import DATATYPES, DataType, datatype
 from tidemill.errors import InputError, TooLarge
 from tidemill.model.signature import Input
-from tidemill.prediction.cells import array_from_list, flatten
+from tidemill.prediction.cells import MAX_DIMENSIONS, array_from_list, flatten
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.tensors import decode_tensor
@@ -151,6 +151,8 @@ class Reader:
                 f"{name}: shape is {shape!r:.80}, expected an array of integers ≥ 0, the first of them the rows",
                 field=name,
             )
+        if len(shape) > MAX_DIMENSIONS:
+            raise InputError(f"{name}: {len(shape)} dimensions; at most {MAX_DIMENSIONS} are taken", field=name)
         self._check_rows(shape[0])
         count = 1
         for d in shape:
@@ -212,9 +214,9 @@ class FastReader:
     def __init__(self, one: Input, limits: RequestLimits) -> None:
         # Types made at run time, one set a model; the type checker cannot follow them.
         name: Any = Literal[one.name]
-        shape: Any = tuple[int, Literal[one.shape[1]]]
+        width: Any = Literal[one.shape[1]]
         datatype_: Any = Literal[one.datatype]
-        fields = [("name", name), ("shape", shape), ("datatype", datatype_), ("data", list[float | None])]
+        fields = [("name", name), ("shape", tuple[int, width]), ("datatype", datatype_), ("data", list[float | None])]
         tensor: Any = msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False)
         inputs: Any = tuple[tensor]
         body = msgspec.defstruct(
