@@ -34,7 +34,7 @@ KNOWN_HEADS = 1024
 KNOWN_HEAD_BYTES = 1024
 # How long a connection that is done is read and its bytes thrown away, so that no reset overtakes the last answer.
 LINGER = 2.0
-LINGERING = 1024
+LINGERING = 256
 
 # What stands in for the head of a request that was not understood.
 REFUSED = Head("", b"*", (), {}, http11=True, keep_alive=False, upgrade=False)
@@ -501,7 +501,7 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> int:
         """End at once. Returns how many requests lose their answer."""
-        lost = self.outstanding
+        lost = self.outstanding or (1 if self._transport.get_write_buffer_size() else 0)
         self._transport.abort()
         return lost
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
 import resource
 import socket
 import ssl
+import struct
 from time import monotonic
 
 from tidemill.realtime.connection import Connection, Plane
@@ -18,9 +21,12 @@ __all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request"]
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-# Files a process needs besides its connections.
-SPARE_FILES = 128
+# Files a process needs besides the connections it serves: those that are closing, and its own.
+SPARE_FILES = 512
 SWEEP = 1.0
+# Of <asm-generic/socket.h> and <linux/bpf_common.h>; the socket module does not name them.
+SO_ATTACH_FILTER = 26
+BPF_RETURN = 6
 
 
 class HttpServer:
@@ -34,7 +40,8 @@ class HttpServer:
         self._plane = Plane(handler, self.limits)
         self._ssl = ssl_context
         self._server: asyncio.Server | None = None
-        self._socket: socket.socket | None = None
+        self._twin: socket.socket | None = None
+        self._own_socket = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._port = 0
 
@@ -44,10 +51,11 @@ class HttpServer:
         if sock is None:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            self._own_socket = True
         sock.setblocking(False)
         self._port = sock.getsockname()[1]
         # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
-        self._socket = sock.dup()
+        self._twin = sock.dup()
         self._server = await self._loop.create_server(
             self._connection,
             sock=sock,
@@ -64,8 +72,8 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """Connections open now."""
-        return len(self._plane.connections)
+        """Connections open now, those that are closing included."""
+        return len(self._plane.connections) + len(self._plane.lingering)
 
     @property
     def accepted(self) -> int:
@@ -93,8 +101,8 @@ class HttpServer:
         for connection in plane.connections:
             connection.careful = True
         await asyncio.sleep(lame_duck)
-        await self._stop_accepting()
         deadline = monotonic() + grace
+        await self._stop_accepting(grace)
         while (plane.connections or plane.lingering) and (now := monotonic()) < deadline:
             for connection in tuple(plane.connections):
                 connection.retire(now)
@@ -104,18 +112,24 @@ class HttpServer:
             self._sweeper.cancel()
         return cut
 
-    async def _stop_accepting(self) -> None:
-        if self._server is None or self._socket is None:
+    async def _stop_accepting(self, patience: float) -> None:
+        """Close the listener, but first take every connection that the kernel has completed for it."""
+        if self._server is None or self._twin is None:
             return
         self._server.close()
         self._server = None
-        with self._socket as queue:
-            while True:
-                try:
-                    accepted, _ = queue.accept()
-                except BlockingIOError:
-                    return
-                await self._loop.connect_accepted_socket(self._connection, accepted, ssl=self._ssl)
+        with self._twin as queue:
+            if self._own_socket:
+                _stop_handshakes(queue)
+            waiting = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    waiting.append(queue.accept()[0])
+        taken = [self._loop.connect_accepted_socket(self._connection, sock, ssl=self._ssl) for sock in waiting]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                # A handshake that fails is the client's business.
+                await asyncio.gather(*taken, return_exceptions=True)
 
     def _connection(self) -> Connection:
         return Connection(self._plane)
@@ -143,3 +157,14 @@ def _capacity(wanted: int) -> int:
         if soft < need:
             log.warning("the limit on open files allows %d connections, not %d", soft - SPARE_FILES, wanted)
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))
+
+
+def _stop_handshakes(listener: socket.socket) -> None:
+    """Let the kernel complete no more connections of a socket that nobody else listens on.
+
+    Else one could slip in between the last accept and the close, and would be reset. The filter drops every packet; a
+    client then tries again until it is told that nobody listens.
+    """
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
