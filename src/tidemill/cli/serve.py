@@ -63,7 +63,7 @@ def _limits(given: dict[str, float]) -> dict[str, object]:
     from tidemill.realtime.limits import HttpLimits
     from tidemill.realtime.options import RequestLimits
 
-    parts = {"http": HttpLimits, "requests": RequestLimits}
+    parts: dict[str, type[msgspec.Struct]] = {"http": HttpLimits, "requests": RequestLimits}
     homes = {field.name: part for part, type_ in parts.items() for field in msgspec.structs.fields(type_)}
     unknown = [name for name in given if name not in homes]
     if unknown:
