@@ -63,10 +63,10 @@ def score(
     run_id = options.run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     found = committed(place)
     ours = found is not None and found.run_id == run_id
+    root, format_, files = find_files(os.fspath(source))
+    _check_apart(Path(source), root, [f.name for f in files], place)
     if not ours:
         _check_target(place, found, options.overwrite)
-    root, format_, files = find_files(os.fspath(source))
-    _check_apart(root, [f.name for f in files], place)
     live = _open(open_package(package), options)
     plan = build_plan(run_id, os.fspath(source), place, options, live, root, format_, files)
     reason = sink_format(place.format).check(plan.output_schema(live))
@@ -176,8 +176,10 @@ def _check_target(place: SinkPlace, found: RunManifest | None, overwrite: bool) 
         )
 
 
-def _check_apart(root: Path, names: list[str], place: SinkPlace) -> None:
+def _check_apart(source: Path, root: Path, names: list[str], place: SinkPlace) -> None:
     target = Path(place.path).resolve()
+    if source.is_dir() and source.resolve() in target.parents:
+        raise ConfigError(f"output {place.path}: lies inside the input {source}, which would hold it the next time")
     for name in names:
         path = (root / name).resolve()
         if path == target or target in path.parents:

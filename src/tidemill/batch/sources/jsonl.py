@@ -20,19 +20,14 @@ from tidemill.errors import SourceError
 __all__ = ["JsonlSource"]
 
 _BLOCK = 2 << 20
-_SAMPLE = 4 << 20
+_SAMPLE = 1 << 20
 
 
 class JsonlSource:
     """Reads one JSON object a line, UTF-8. Blank lines are no rows."""
 
     def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
-        text = head(path, name, _SAMPLE)
-        known = {k: _json_type(t) for k, t in types.items()}
-        schema = pa.schema([])
-        if text.strip():
-            seen = _parse(text, pa.schema([]), "infer", name, 0).schema
-            schema = pa.schema([(f.name, known.get(f.name, _plain(f.type))) for f in seen])
+        schema = _schema(head(path, name, _SAMPLE), types, name)
         if compression(name) is not None:
             return Examined(schema, [Unit(0, WHOLE, 0, None, path.stat().st_size)])
         scan = scan_lines(path)
@@ -55,7 +50,7 @@ class JsonlSource:
                     continue
                 lines, rest = rest + block[:cut], block[cut:]
                 if lines.strip():
-                    table = _parse(lines, schema, "ignore", name, row)
+                    table = _parse(lines, schema, name, row)
                     for batch in table.select(schema.names).combine_chunks().to_batches():
                         for part in bounded(batch, chunk_rows):
                             yield part
@@ -64,37 +59,69 @@ class JsonlSource:
                     return
 
 
-def _parse(lines: bytes, schema: pa.Schema, unexpected: str, name: str, row: int) -> pa.Table:
+def _schema(sample: bytes, types: Mapping[str, pa.DataType], name: str) -> pa.Schema:
+    """The columns of the first lines. One whose values have no common type cannot be read, and is left out."""
+    lines = sample.split(b"\n")
+    known: dict[str, pa.DataType | None] = {k: _json_type(t) for k, t in types.items()}
+    values: dict[str, list[object]] = {}
+    row = 0
+    for line in lines:
+        if line.strip():
+            for key, value in _object(line, name, row).items():
+                values.setdefault(key, []).append(value)
+            row += 1
+    found = {k: known[k] if k in known else _inferred(v) for k, v in values.items()}
+    return pa.schema([(k, t) for k, t in found.items() if t is not None])
+
+
+def _object(line: bytes, name: str, row: int) -> dict[str, object]:
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise SourceError(f"{name}: row {row}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise SourceError(f"{name}: row {row}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _inferred(values: list[object]) -> pa.DataType | None:
+    data = b"".join(orjson.dumps({"v": v}) + b"\n" for v in values)
+    try:
+        options = pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+        return _plain(pa_json.read_json(pa.BufferReader(data), read_options=options).schema.field("v").type)
+    except pa.ArrowException:
+        return None
+
+
+def _parse(lines: bytes, schema: pa.Schema, name: str, row: int) -> pa.Table:
     """Whole lines as a table with one row a line."""
     try:
         table = pa_json.read_json(
             pa.BufferReader(lines),
             read_options=pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=unexpected),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
     except (pa.ArrowException, OSError) as error:
-        raise _first_bad(lines, schema, unexpected, name, row) or unreadable(name, row, error) from None
+        raise _first_bad(lines, schema, name, row) or unreadable(name, row, error) from None
     expected = lines.count(b"\n") + (not lines.endswith(b"\n"))
     if table.num_rows != expected:
         expected = sum(1 for line in lines.split(b"\n") if line.strip())
         if table.num_rows != expected:
-            raise _first_bad(lines, schema, unexpected, name, row) or SourceError(
+            raise _first_bad(lines, schema, name, row) or SourceError(
                 f"{name}: {expected} lines from row {row} on hold {table.num_rows} objects; expected one a line"
             )
     return table
 
 
-def _first_bad(lines: bytes, schema: pa.Schema, unexpected: str, name: str, row: int) -> SourceError | None:
+def _first_bad(lines: bytes, schema: pa.Schema, name: str, row: int) -> SourceError | None:
     """Once a block has failed: the first line at fault, by reading line by line."""
     for line in lines.split(b"\n"):
         if not line.strip():
             continue
         try:
-            found = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            return SourceError(f"{name}: row {row}: not JSON: {error}")
-        if not isinstance(found, dict):
-            return SourceError(f"{name}: row {row}: expected a JSON object, got {type(found).__name__}")
+            found = _object(line, name, row)
+        except SourceError as error:
+            return error
         for field in schema:
             if field.name in found and not _fits(found[field.name], field):
                 shown = orjson.dumps(found[field.name]).decode()[:60]
