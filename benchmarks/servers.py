@@ -29,7 +29,10 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """One program under test. `right(body, answer)` says whether it answered what it should."""
+    """One program under test. `right(body, answer)` says whether it answered what it should.
+
+    It is ready when a GET of `ready` is answered 200.
+    """
 
     key: str
     label: str
@@ -37,6 +40,7 @@ class Server:
     port: int
     path: str
     right: Check
+    ready: str = "/"
 
     @property
     def url(self) -> str:
@@ -104,7 +108,7 @@ def tidemill(model: Model, bodies: list[bytes]) -> Server:
         )
 
     command: list[str | Path] = [BIN / "tidemill", "serve", model.package, "--port", str(port)]
-    return Server("tidemill", "tidemill serve", command, port, model.path, right)
+    return Server("tidemill", "tidemill serve", command, port, model.path, right, ready="/v2/health/ready")
 
 
 @contextmanager
@@ -136,13 +140,17 @@ def free_port() -> int:
 def _await(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START_S
     while time.monotonic() < until and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
         try:
-            socket.create_connection(("127.0.0.1", server.port), timeout=1).close()
+            connection.request("GET", server.ready)
+            if connection.getresponse().status == 200:
+                return
         except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise WrongAnswerError(f"{server.label} did not start; it said:\n{log.read_text(errors='replace')[-2000:]}")
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    raise WrongAnswerError(f"{server.label} did not become ready; it said:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def _echoes(body: bytes, answer: bytes) -> bool:

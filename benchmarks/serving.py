@@ -122,7 +122,9 @@ def _best_granian(lines: Path, bodies: list[bytes], places: Cores, settings: Set
     for mode in ("st", "mt"):
         for tasks in ("asyncio", "rust"):
             with started(granian_echo(mode, tasks), places.server, bodies[:4], logs) as running:
-                runs = [wrk(running, lines, 64, min(2, settings.seconds), places) for _ in range(2)]
+                runs = [
+                    wrk(running, lines, 64, min(2, settings.seconds), places) for _ in range(min(2, settings.rounds))
+                ]
             found[mode, tasks] = max(run.per_second for run in runs)
             _say(f"Granian, runtime mode {mode}, tasks {tasks}: {found[mode, tasks]:,.0f} req/s")
     return max(found, key=lambda key: found[key])
