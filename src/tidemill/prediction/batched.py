@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -90,6 +91,7 @@ class Batched:
         self.counters = counters
         self.busy = 0  # threads in a model call, also those whose callers have given up
         self.queued_rows = 0  # of callers that still wait
+        self.on_model_failure: Callable[[], None] | None = None  # told of each call in which the model raised
         self._gone = 0  # callers in the queue that no longer wait
         self._running_until = 0.0
         self._pace = 1.0  # measured seconds of recent calls ÷ those the profile expected
@@ -112,6 +114,10 @@ class Batched:
     def idle(self) -> bool:
         """Nothing waits and no thread is in a model call."""
         return not self._queue and not self.busy
+
+    def overdue(self, seconds: float) -> bool:
+        """Every thread is in a model call, and even the last of them should have returned so long ago."""
+        return self.busy >= self.limits.workers and monotonic() > self._running_until + seconds
 
     # -- admission -----------------------------------------------------------------------------------------
 
@@ -290,6 +296,8 @@ class Batched:
             start = stop
         self._pace += 0.05 * ((finished - started) / max(1e-9, self.profile.cost(rows)) - self._pace)
         self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now)
+        if result.problems and self.on_model_failure and any(p.code == "model_failed" for p in result.problems):
+            self.on_model_failure()
 
     def _fail(self, calls: list[Call], error: Exception) -> None:
         for call in calls:

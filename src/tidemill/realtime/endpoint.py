@@ -13,17 +13,23 @@ from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
 from tidemill.realtime.options import RequestLimits
+from tidemill.realtime.probe import Probe
+from tidemill.rows import Rows
 
 __all__ = ["Endpoint", "Endpoints"]
 
+# Seconds past the time that a call was expected to take, after which its model counts as stuck.
+OVERDUE = 0.5
+
 
 class Endpoint:
-    """One model version: its path, the merging in front of it, and what it counts."""
+    """One model version: its path, the merging in front of it, and what it counts. `example` is a row it answers."""
 
     def __init__(
         self,
         live: Live,
         profile: Profile,
+        example: Rows | None,
         batching: BatchLimits,
         limits: RequestLimits,
         loop: asyncio.AbstractEventLoop,
@@ -35,9 +41,20 @@ class Endpoint:
         self.version = live.package.version
         self.limits = limits
         self.timeout = self.manifest.slo.timeout_ms / 1e3
-        self.able = True  # False while the model fails even on its own samples
+        self.example = example
         self.counters = Counters()
         self.batched = Batched(live, profile, batching, loop, self.counters)
+        self._probe = Probe(self.batched, example, loop)
+
+    @property
+    def able(self) -> bool:
+        """Whether the model can answer: it does so for its own samples, and its threads do come back."""
+        return not self._probe.failing and not self.batched.overdue(OVERDUE)
+
+    def close(self) -> None:
+        """Fail what waits, at once."""
+        self._probe.close()
+        self.batched.close()
 
 
 class Endpoints:

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
 import uvloop
 
 from tidemill.errors import ConfigError, NotFound, Unavailable
@@ -19,20 +20,26 @@ from tidemill.observability.logs import log_to_stderr
 from tidemill.prediction.batched import BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile, measure
+from tidemill.realtime.access import logged
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.http import HttpServer
+from tidemill.realtime.openapi import openapi
 from tidemill.realtime.options import ServeOptions
+from tidemill.realtime.probe import answerable
 from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
 from tidemill.realtime.protocols.tfserving import add_tfserving
 from tidemill.realtime.request import Request
-from tidemill.realtime.routes import Router
+from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service, State
+from tidemill.rows import Rows
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["Server", "serve"]
 
 log = logging.getLogger(__name__)
+
+DOCUMENTS = ("/openapi.json", "/v2", "/v2/health/ready", "/v1/models")
 
 PathLike = str | os.PathLike[str]
 
@@ -46,8 +53,9 @@ class Server:
         self.options.check()
         self.service = Service()
         self._router = Router(self._missing)
-        add_health(self._router, self.service)
-        self.http = HttpServer(self._handle, self.options.http, _tls(self.options))
+        self._add_always(self._router)
+        handler = logged(self._handle) if self.options.access_log else self._handle
+        self.http = HttpServer(handler, self.options.http, _tls(self.options))
 
     @property
     def address(self) -> str:
@@ -70,16 +78,17 @@ class Server:
         batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
         endpoints = []
         for directory in packages:
-            live, profile = await loop.run_in_executor(None, _open, directory)
-            endpoints.append(Endpoint(live, profile, batching, self.options.requests, loop))
+            live, profile, example = await loop.run_in_executor(None, _open, directory)
+            endpoints.append(Endpoint(live, profile, example, batching, self.options.requests, loop))
             cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
             log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})
         self.service.endpoints = Endpoints(endpoints)
         router = Router(self._missing)
-        add_health(router, self.service)
+        self._add_always(router)
         add_models(router, self.service)
         add_tfserving(router, self.service, self.options.http.max_body_bytes)
         add_infer(router, self.service, self.options.http.max_body_bytes)
+        router.add("GET", "/openapi.json", document(orjson.dumps(openapi(self.service.endpoints))))
         self._router = router
         # What lives as long as the process is not looked at again by the garbage collector.
         gc.collect()
@@ -88,6 +97,17 @@ class Server:
         if self.options.port_file is not None:
             _write_whole(Path(self.options.port_file), self.address + "\n")
         log.info("ready", extra={"address": self.address, "models": self.service.endpoints.names})
+
+    def _add_always(self, router: Router) -> None:
+        """What is answered from the first moment on."""
+        add_health(router, self.service)
+        router.add("GET", "/", document(self._index))
+
+    def _index(self) -> bytes:
+        models = [{"name": e.name, "version": e.version} for e in self.service.endpoints]
+        return orjson.dumps(
+            {"server": "tidemill", "state": self.service.state.value, "models": models, "documents": DOCUMENTS}
+        )
 
     def _missing(self, request: Request) -> None:
         parts = request.path.strip("/").split("/")
@@ -110,7 +130,7 @@ class Server:
     def close(self) -> None:
         """Fail what still waits, at once."""
         for one in self.service.endpoints:
-            one.batched.close()
+            one.close()
 
 
 def serve(packages: Sequence[PathLike], options: ServeOptions | None = None) -> None:
@@ -151,9 +171,9 @@ async def _serve(packages: Sequence[PathLike], options: ServeOptions) -> None:
     forced.cancel()
 
 
-def _open(directory: PathLike) -> tuple[Live, Profile]:
+def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None]:
     live = Live.open(open_package(directory))
-    return live, measure(live)
+    return live, measure(live), answerable(live)
 
 
 def _tls(options: ServeOptions) -> ssl.SSLContext | None:

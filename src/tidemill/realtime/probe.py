@@ -1,0 +1,103 @@
+"""Whether a model can still answer: asked for its own samples after it raised, until it answers them again.
+
+Only the samples decide: what a client sends can make a model raise, but not a server unready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import monotonic
+
+from tidemill.errors import Refused, TidemillError
+from tidemill.prediction.batched import Batched, Call
+from tidemill.prediction.live import Live
+from tidemill.prediction.profile import example_rows
+from tidemill.prediction.result import Result
+from tidemill.rows import Rows
+
+__all__ = ["Probe", "answerable"]
+
+log = logging.getLogger(__name__)
+
+# Seconds that an answer may take beyond twice the usual, and between two questions.
+PATIENCE = 0.5
+PAUSE = 0.5
+
+
+def answerable(live: Live) -> Rows | None:
+    """A row that the model answers: of its samples, or made up. None if it answers neither."""
+    rows = example_rows(live, 1)
+    return None if live.predict(rows).problems else rows
+
+
+class Probe:
+    """Watches one model. `failing` while it does not answer rows that it has answered before (`answerable`)."""
+
+    def __init__(self, batched: Batched, rows: Rows | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Without rows the model cannot be judged, and counts as able."""
+        self.failing = False
+        self._batched = batched
+        self._loop = loop
+        self._asking = False
+        self._timer: asyncio.Handle | None = None
+        self._rows = rows
+        self._patience = PATIENCE + 2 * batched.profile.cost(1)
+        if rows is not None:
+            batched.on_model_failure = self._suspect
+
+    def _suspect(self) -> None:
+        if not self._asking:
+            self._asking = True
+            self._timer = self._loop.call_soon(self._ask)
+
+    def _ask(self) -> None:
+        if self._rows is None:
+            return
+        question = _Question(self, self._rows, monotonic() + self._patience)
+        try:
+            self._batched.submit(question)
+        except TidemillError as error:
+            question.failed(error)
+
+    def settle(self, failure: str | None) -> None:
+        """The samples were answered (None), or were not."""
+        if (failure is not None) != self.failing:
+            self.failing = failure is not None
+            name = self._batched.live.package.name
+            if failure is None:
+                log.info("the model answers again", extra={"model": name})
+            else:
+                log.error("the model does not answer its own samples", extra={"model": name, "reason": failure})
+        if failure is None:
+            self._asking = False
+        else:
+            self.again()
+
+    def again(self) -> None:
+        """Ask once more, later."""
+        self._timer = self._loop.call_later(PAUSE, self._ask)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._batched.on_model_failure = None
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class _Question(Call):
+    __slots__ = ("probe",)
+
+    def __init__(self, probe: Probe, rows: Rows, deadline: float) -> None:
+        Call.__init__(self, rows, deadline)
+        self.probe = probe
+
+    def answered(self, result: Result, start: int, stop: int) -> None:
+        mine = [p.message for p in result.problems if start <= p.row < stop]
+        self.probe.settle(mine[0] if mine else None)
+
+    def failed(self, error: TidemillError) -> None:
+        if isinstance(error, Refused):
+            self.probe.again()  # busy with others, which says nothing of the model
+        else:
+            self.probe.settle(str(error))
