@@ -89,9 +89,7 @@ def _choose(kind: Kind, source: Path, options: PackageOptions, table: LikeTable 
             notes.append(f"{draft.how}: not used: {error}")
             continue
         return _Chosen(draft, manifest, agreement, [*notes, f"{draft.how}{told}", *draft.notes, *said])
-    if failure is None:
-        raise PackageError(f"{source.name}: no way to run it")
-    if len(notes) == 1:
+    if failure is not None and len(notes) == 1:
         raise failure
     raise PackageError(f"{source.name}: " + "; ".join(notes)) from failure
 

@@ -79,9 +79,7 @@ def _requirements(model: Any, source: Path) -> list[str]:
     return beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else []
 
 
-def _input(
-    name: str, datatype: Any, shape: tuple[int, ...], options: PackageOptions, table: LikeTable | None
-) -> Input:
+def _input(name: str, datatype: Any, shape: tuple[int, ...], options: PackageOptions, table: LikeTable | None) -> Input:
     """A tensor (rows, k) may be filled from named columns, as --columns names them or the table has them."""
     if len(shape) != 2 or (table is not None and name in table.columns):
         return Input(name=name, datatype=datatype, shape=shape)
