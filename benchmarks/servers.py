@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,16 +68,15 @@ class Running:
         """Send every body once and look at the answer. Raises WrongAnswerError."""
         self._family = [psutil.Process(self.process.pid)]
         self._family += self._family[0].children(recursive=True)
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
-        for body in bodies:
-            connection.request("POST", self.server.path, body, {"content-type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read()
-            if response.status != 200 or not self.server.right(body, answer):
-                raise WrongAnswerError(
-                    f"{self.server.label} answered {response.status} {answer[:300]!r} to {body[:300]!r}"
-                )
-        connection.close()
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)) as connection:
+            for body in bodies:
+                connection.request("POST", self.server.path, body, {"content-type": "application/json"})
+                response = connection.getresponse()
+                answer = response.read()
+                if response.status != 200 or not self.server.right(body, answer):
+                    raise WrongAnswerError(
+                        f"{self.server.label} answered {response.status} {answer[:300]!r} to {body[:300]!r}"
+                    )
 
 
 def raw_echo() -> Server:
