@@ -1,8 +1,4 @@
-"""One HTTP/1.1 connection: bytes in, requests to the handler, answers out in the order of the requests.
-
-A head whose very bytes llhttp has accepted before is not parsed again: equal bytes have one meaning, and clients
-on kept connections send the same head for hours.
-"""
+"""One HTTP/1.1 connection: requests to the handler, answers out in the order of the requests, and time kept."""
 
 from __future__ import annotations
 
@@ -14,92 +10,38 @@ import struct
 import termios
 from collections import deque
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
-import httptools
-
-from tidemill.realtime.head import Head, Refusal, read_head
+from tidemill.realtime.head import REFUSED, Head, Refusal
 from tidemill.realtime.http1 import DONE, OPEN, STREAMING, Http1Request
-from tidemill.realtime.limits import HttpLimits
-from tidemill.realtime.request import JSON, Handler, Header
-from tidemill.realtime.wire import CONTINUE, Clock, error_body, head_bytes
+from tidemill.realtime.plane import Plane
+from tidemill.realtime.reader import BETWEEN, BODY, DEAF, HEAD, Reader
+from tidemill.realtime.request import JSON
+from tidemill.realtime.wire import CONTINUE, error_body, head_bytes
 
-__all__ = ["Connection", "Plane"]
+__all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-# Heads remembered, and how long one may be: bounded memory, forgotten all at once when full.
-KNOWN_HEADS = 1024
-KNOWN_HEAD_BYTES = 1024
 # How long a connection that is done is read and its bytes thrown away, so that no reset overtakes the last answer.
 LINGER = 2.0
 LINGERING = 256
 
-# What stands in for the head of a request that was not understood.
-REFUSED = Head("", b"*", (), {}, http11=True, keep_alive=False, upgrade=False)
 
-BETWEEN, HEAD, BODY, DEAF = range(4)
-
-
-class Plane:
-    """What the connections of one server share."""
-
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
-        self.handler = handler
-        self.limits = limits
-        self.clock = Clock()
-        self.heads: dict[bytes, Head] = {}
-        self.connections: set[Connection] = set()
-        self.lingering: set[Connection] = set()
-        self.capacity = limits.max_connections
-        self.accepted = 0
-        self.refused = 0
-        self.draining = False
-
-    def remember(self, raw: bytes, head: Head) -> None:
-        """Keep a head for the next request with the same bytes."""
-        if len(self.heads) >= KNOWN_HEADS:
-            self.heads.clear()
-        self.heads[raw] = head
-
-
-class Connection(asyncio.Protocol):
+class Connection(Reader, asyncio.Protocol):
     """The protocol of one client connection."""
 
     __slots__ = (
         "_advancing",
-        "_at",
         "_born",
-        "_candidate",
         "_eof",
-        "_expecting",
-        "_fed",
-        "_first",
-        "_got",
         "_handler",
-        "_head",
-        "_head_bytes",
-        "_headers",
         "_held",
-        "_last",
         "_leaving",
         "_most",
-        "_parser",
-        "_parts",
-        "_plain_head",
-        "_plane",
-        "_raw",
-        "_same",
-        "_same_head",
-        "_same_size",
-        "_since",
-        "_stage",
         "_stalled_at",
         "_stalled_size",
-        "_target",
         "_transport",
-        "careful",
         "clock",
         "clogged",
         "queue",
@@ -109,7 +51,7 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(self, plane: Plane) -> None:
-        self._plane = plane
+        super().__init__(plane)
         self._handler = plane.handler
         self._most = plane.limits.max_pipelined
         self.clock = plane.clock
@@ -117,23 +59,10 @@ class Connection(asyncio.Protocol):
         # Parsed but not yet handed over: one read can hold more requests than a connection may have outstanding.
         self.waiting: deque[Http1Request] = deque()
         self.clogged = False
-        # Whether answers need a closer look than the shortest way takes: draining, half-closed, 100-continue.
-        self.careful = plane.draining
         self._advancing = False
-        self._candidate: bytes | None = None
         self._eof = False
-        self._expecting = False
-        self._fed = 0
-        self._first = b""
-        self._head_bytes = 0
         self._held = False
         self._leaving = False
-        self._parser: Any = None
-        self._plain_head = b""
-        self._same = b""
-        self._same_head = REFUSED
-        self._same_size = -1
-        self._stage = BETWEEN
         self._stalled_size = 0
 
     # -- transport ------------------------------------------------------------------------------------------
@@ -167,7 +96,7 @@ class Connection(asyncio.Protocol):
                 except Exception:  # noqa: BLE001
                     self._failed(request)
                 return
-        self._read(data)
+        self.read(data)
 
     def eof_received(self) -> bool:
         """Keep a half-closed connection while it has requests to answer.
@@ -177,6 +106,7 @@ class Connection(asyncio.Protocol):
         """
         self._eof = True
         self._stage = DEAF
+        self._drop_body()
         if not self.queue or self._transport.get_extra_info("ssl_object") is not None:
             return False
         self.careful = True
@@ -188,6 +118,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stage = DEAF
+        self._drop_body()
         self._plane.connections.discard(self)
         self._plane.lingering.discard(self)
         self.waiting.clear()
@@ -208,147 +139,8 @@ class Connection(asyncio.Protocol):
 
     # -- requests in ----------------------------------------------------------------------------------------
 
-    def _read(self, data: bytes) -> None:
-        """Take requests whose heads are known; what remains is for llhttp."""
-        position = 0
-        size = len(data)
-        heads = self._plane.heads
-        while self._stage == BETWEEN:
-            end = data.find(b"\r\n\r\n", position) + 4
-            raw = data[position:end]
-            head = heads.get(raw)
-            if head is None:
-                if 3 < end - position <= KNOWN_HEAD_BYTES and raw[0] > 32:
-                    self._candidate = raw
-                break
-            stop = end + head.length
-            if stop > size:
-                break
-            self._same, self._same_head, self._same_size = raw, head, stop - position
-            self._last = now = monotonic()
-            self._take(Http1Request(self, head, data[end:stop], now))
-            if stop == size:
-                return
-            position = stop
-        if self._stage != DEAF:
-            self._parse(data[position:] if position else data)
-
-    def _parse(self, data: bytes) -> None:
-        """Feed llhttp, which calls the on_… methods below."""
-        parser = self._parser
-        if parser is None:
-            # The seam for HTTP/2: only here can a connection begin with its preface.
-            data = self._first + data
-            if data.startswith(PREFACE[:14]):
-                self._refuse(Refusal(505, "HTTP/2 is not spoken on this port: use HTTP/1.1"))
-                return
-            if PREFACE.startswith(data):
-                self._first = data
-                return
-            parser = self._parser = httptools.HttpRequestParser(self)
-        stage = self._stage
-        size = self._fed = len(data)
-        if stage == HEAD:
-            self._head_bytes += size
-        elif stage == BODY:
-            self._raw += size
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if self._stage != DEAF:
-                self._refuse(Refusal(400, f"malformed HTTP request: {error}"))
-        self._candidate = None
-        if self._stage == BETWEEN:
-            return
-        limits = self._plane.limits
-        if self._stage == HEAD:
-            if stage != HEAD:
-                self._since = monotonic()
-                self._head_bytes = 0
-            elif self._head_bytes > limits.max_header_bytes:
-                self._refuse(Refusal(431, f"the request head is over {limits.max_header_bytes} bytes"))
-        elif self._stage == BODY:
-            if self._raw > 16 * self._got + limits.max_header_bytes:
-                self._refuse(Refusal(400, "the chunks of the body carry more framing than data"))
-            elif self._expecting:
-                self.advance()
-
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Read an upgrade request as the plain request it also is, then what follows it.
-
-        llhttp takes the bytes after such a head, its body too, for another protocol.
-        """
-        plain, self._plain_head = self._plain_head, b""
-        self._stage = BETWEEN
-        self._parser = httptools.HttpRequestParser(self)
-        self._parse(plain)
-        if rest:
-            self._parse(rest)
-
-    def on_message_begin(self) -> None:
-        self._stage = HEAD
-        self._target = b""
-        self._headers: list[Header] = []
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value.rstrip()))
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        plane = self._plane
-        headers, self._headers = self._headers, []  # trailers go to the new list, and nowhere from there
-        most = plane.limits.max_header_bytes
-        try:
-            if self._fed + self._head_bytes > most:
-                self._head_bytes = 0
-                size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in headers)
-                if size > most:
-                    raise Refusal(431, f"the request head is over {most} bytes")
-            head = self._head = read_head(parser, self._target, headers, plane.limits)
-        except Refusal as refusal:
-            self._refuse(refusal)
-            raise
-        candidate = self._candidate
-        if head.special:
-            if head.upgrade:
-                self._plain_head = _without_upgrade(head)
-                self._candidate = None
-                return
-            if head.expects:
-                self._expecting = self.careful = True
-        elif candidate is not None:
-            plane.remember(candidate, head)
-        self._candidate = None
-        self._stage = BODY
-        self._at = self._since = self._last = monotonic()
-        self._got = self._raw = 0
-        self._parts: list[bytes] = []
-
-    def on_body(self, data: bytes) -> None:
-        self._got += len(data)
-        most = self._plane.limits.max_body_bytes
-        if self._got > most:
-            refusal = Refusal(413, f"the body is over {most} bytes")
-            self._refuse(refusal)
-            raise refusal
-        self._parts.append(data)
-
-    def on_message_complete(self) -> None:
-        if self._plain_head:
-            return
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._parts = []
-        self._expecting = False
-        self._stage = BETWEEN if self._head.keep_alive else DEAF
-        self._take(Http1Request(self, self._head, body, self._at))
-
-    def _take(self, request: Http1Request) -> None:
+    def take(self, head: Head, body: bytes, received_at: float) -> None:
+        request = Http1Request(self, head, body, received_at)
         queue = self.queue
         if self.waiting or self.clogged or len(queue) >= self._most:
             self.waiting.append(request)
@@ -369,15 +161,17 @@ class Connection(asyncio.Protocol):
             # The client must not take what it has for a whole answer.
             self._transport.abort()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal) -> None:
         """Answer what cannot be understood, after the answers before it; then read no more."""
         self._stage = DEAF
         self._expecting = False
+        self._drop_body()
         request = Http1Request(self, REFUSED, b"", monotonic())
-        # In turn: nothing may wait behind it, and it must not overtake what waits.
-        line = self.waiting or self.queue
-        line.append(request)
-        request.reply(refusal.status, error_body(str(refusal)))
+        headers = ((b"retry-after", b"1"),) if refusal.status == 503 else ()
+        request.answer_in_turn(refusal.status, error_body(str(refusal)), headers)
+        # It must not overtake what waits.
+        (self.waiting or self.queue).append(request)
+        self.advance()
 
     # -- answers out ----------------------------------------------------------------------------------------
 
@@ -481,12 +275,12 @@ class Connection(asyncio.Protocol):
             self._since = now
         elif self._stage == HEAD:
             if now - self._since > limits.header_timeout:
-                self._refuse(Refusal(408, f"the request head took over {limits.header_timeout:g} s"))
+                self.refuse(Refusal(408, f"the request head took over {limits.header_timeout:g} s"))
         elif self._stage == BODY and now - self._since > limits.body_timeout + self._got / limits.min_body_rate:
-            self._refuse(Refusal(408, f"the body came too slowly: {self._got} bytes in {now - self._since:.0f} s"))
+            self.refuse(Refusal(408, f"the body came too slowly: {self._got} bytes in {now - self._since:.0f} s"))
         if self.queue or self.waiting:
             self._last = now
-            if self._eof:
+            if self._eof or self._held:
                 self._look_for_reset()
         elif self._stage == BETWEEN:
             idle = limits.header_timeout if self._last == self._born else limits.keep_alive_timeout
@@ -514,17 +308,10 @@ class Connection(asyncio.Protocol):
         return bool(struct.unpack("i", count)[0])
 
     def _look_for_reset(self) -> None:
-        """After an end of file: a client that closed altogether has answered the interim answer with a reset."""
+        """Nobody reads now, so that the loop would not notice: has the client answered what was sent with a reset?"""
         if self._transport.is_closing():
             return
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), 0)
         if poll.poll(0):
             self._transport.abort()
-
-
-def _without_upgrade(head: Head) -> bytes:
-    lines = [b"%b %b HTTP/1.%d" % (head.method.encode(), head.target, head.http11)]
-    lines += [b"%b: %b" % pair for pair in head.headers if pair[0] not in (b"upgrade", b"connection")]
-    lines.append(b"connection: keep-alive" if head.keep_alive else b"connection: close")
-    return b"\r\n".join((*lines, b"\r\n"))

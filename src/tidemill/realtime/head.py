@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Header
 
-__all__ = ["Head", "Refusal", "read_head"]
+__all__ = ["REFUSED", "Head", "Refusal", "read_head"]
 
 # Methods whose names are then one object each, so that handlers compare them quickly.
 SLASH = ord("/")
@@ -71,6 +71,10 @@ class Head:
         self.plain = http11 and keep_alive and method != "HEAD"
         # Heads after which more is needed than so many bytes of body.
         self.special = not keep_alive or upgrade or b"transfer-encoding" in fields or self.expects
+
+
+# What stands in for the head of a request that was not understood.
+REFUSED = Head("", b"/", (), {}, http11=True, keep_alive=False, upgrade=False)
 
 
 def read_head(parser: Any, target: bytes, headers: list[Header], limits: HttpLimits) -> Head:

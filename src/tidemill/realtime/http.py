@@ -12,8 +12,9 @@ import ssl
 import struct
 from time import monotonic
 
-from tidemill.realtime.connection import Connection, Plane
+from tidemill.realtime.connection import Connection
 from tidemill.realtime.limits import HttpLimits
+from tidemill.realtime.plane import Plane
 from tidemill.realtime.request import JSON, Handler, Request
 
 __all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request"]
@@ -135,12 +136,12 @@ class HttpServer:
         return Connection(self._plane)
 
     def _sweep(self) -> None:
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
         now = monotonic()
         plane = self._plane
         plane.clock.tick()
         for connection in (*plane.connections, *plane.lingering):
             connection.sweep(now)
-        self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

@@ -77,6 +77,11 @@ class Http1Request(Request):
         if queue[0] is self:
             conn.advance()
 
+    def answer_in_turn(self, status: int, body: bytes, headers: tuple[Header, ...]) -> None:
+        """Set the answer of a request that no handler sees; the connection sends it when its turn comes."""
+        self._phase = DONE
+        self._answer = (status, body, JSON, headers)
+
     def start(self, status: int, content_type: bytes, headers: Iterable[Header] = ()) -> None:
         if self._phase:
             self._answered_already()

@@ -14,6 +14,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     max_body_bytes: int = 64 << 20
+    max_receiving_bytes: int = 1 << 30
+    """Bytes of bodies that are not complete yet, of all connections together; what would be more is answered 503."""
     max_header_bytes: int = 32 << 10
     max_headers: int = 100
     max_target_bytes: int = 8 << 10

@@ -1,0 +1,43 @@
+"""What the connections of one server share: its handler, its bounds, the heads it knows, and its counters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidemill.realtime.head import Head
+from tidemill.realtime.limits import HttpLimits
+from tidemill.realtime.request import Handler
+from tidemill.realtime.wire import Clock
+
+if TYPE_CHECKING:
+    from tidemill.realtime.connection import Connection
+
+__all__ = ["KNOWN_HEAD_BYTES", "Plane"]
+
+# Heads remembered, and how long one may be: bounded memory, forgotten all at once when full.
+KNOWN_HEADS = 1024
+KNOWN_HEAD_BYTES = 1024
+
+
+class Plane:
+    """What the connections of one server share."""
+
+    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.clock = Clock()
+        self.heads: dict[bytes, Head] = {}
+        self.connections: set[Connection] = set()
+        self.lingering: set[Connection] = set()
+        self.capacity = limits.max_connections
+        self.accepted = 0
+        self.refused = 0
+        # Bytes of bodies that are not complete yet, of all connections together.
+        self.receiving = 0
+        self.draining = False
+
+    def remember(self, raw: bytes, head: Head) -> None:
+        """Keep a head for the next request with the same bytes."""
+        if len(self.heads) >= KNOWN_HEADS:
+            self.heads.clear()
+        self.heads[raw] = head
