@@ -35,8 +35,8 @@ bench: .venv/.dev  ## Measure against raw echo, Granian and a hand-written loop;
 size: .uv/bin/uv  ## Print the size of a core install and the time of its import
 	$(PYTHON) benchmarks/size.py
 
-docs: .venv/.dev  ## Run every code block and check every link of the README and docs/
-	$(BIN)/python -m pytest tests/docs
+docs: .venv/.dev  ## Write docs/reference anew; run every code block and check every link of the README and docs/
+	$(BIN)/python docs/reference/generate.py && $(BIN)/python -m pytest tests/docs
 
 # Universal: one file serves every platform. No index address is written; set UV_DEFAULT_INDEX to use a mirror.
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
