@@ -65,7 +65,7 @@ class _Chosen:
 
 def _table(options: PackageOptions) -> LikeTable | None:
     if options.like is None:
-        for given, flag in ((options.drop, "--drop"), (options.learn_bounds, "--bounds")):
+        for given, flag in ((options.drop, "--drop"), (options.learn_bounds, "--learn-bounds")):
             if given:
                 raise ConfigError(f"{flag} is about the table of --like, which was not given")
         return None

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import skl2onnx
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 from sklearn.base import ClassifierMixin
 from sklearn.impute import SimpleImputer
 
-from tidemill.datatypes import DataTypeName, from_numpy_dtype
+from tidemill.datatypes import DataTypeName, datatype
 from tidemill.model.signature import Input
+from tidemill.runtimes.onnx import DATATYPES
 from tidemill.runtimes.sklearn import parts
 
 __all__ = ["OPSETS", "convert", "rename_outputs"]
@@ -56,17 +58,18 @@ def rename_outputs(model: Any, names: Sequence[str]) -> list[DataTypeName]:
         for side in (node.input, node.output):
             for i, name in enumerate(side):
                 side[i] = new.get(name, name)
+    del graph.output[len(names) :]
     for i, name in enumerate(names):
         graph.output[i].name = name
-    del graph.output[len(names) :]
-    found = []
-    for output in graph.output:
-        tensor = output.type.tensor_type
-        # The converters' shapes are not always true; what was measured on the original is.
-        tensor.ClearField("shape")
-        dtype = np.dtype(object) if tensor.elem_type == 8 else onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        found.append(from_numpy_dtype(dtype).name)
-    return found
+        # What the converters state of shape and type is not always true; ONNX Runtime infers it.
+        graph.output[i].ClearField("type")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = [datatype(DATATYPES[o.type]) for o in session.get_outputs()]
+    for output, type_ in zip(graph.output, found, strict=True):
+        text = onnx.TensorProto.STRING
+        element = text if type_.name == "BYTES" else onnx.helper.np_dtype_to_tensor_dtype(type_.dtype)
+        output.type.tensor_type.elem_type = element
+    return [type_.name for type_ in found]
 
 
 def _register_boosters(estimator: Any) -> None:
