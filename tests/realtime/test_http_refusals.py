@@ -1,10 +1,11 @@
 """What is not HTTP, or could be read in two ways, is refused, and nothing after it is believed."""
 
+import time
 from contextlib import suppress
 
 import pytest
 
-from tests.realtime.http_client import Running, chunked, echo, post, serving
+from tests.realtime.http_client import Running, chunked, echo, eventually, post, serving
 from tidemill.realtime.http import HttpLimits
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -129,6 +130,24 @@ def test_a_known_head_does_not_hide_what_precedes_it(echoing: Running) -> None:
         assert client.rest() == b""
 
 
+@pytest.mark.parametrize("beginning", [b"P", b"PR"])
+def test_a_known_head_behind_what_may_be_the_http2_preface(echoing: Running, beginning: bytes) -> None:
+    known = post(b"abc")
+    assert echoing.ask(known).status == 200
+    with echoing.client() as client:
+        client.send(beginning)
+        time.sleep(0.05)  # so that the server reads it alone
+        assert client.send(known).answer().status == 400
+        assert client.rest() == b""
+    # Nor may the rest of a request that came in two pieces be remembered as a head of its own.
+    fresh = post(b"fresh", b"/fresh")
+    with echoing.client() as client:
+        client.send(fresh[:1])
+        time.sleep(0.05)
+        assert client.send(fresh[1:]).answer().body == b"fresh"
+        assert client.send(fresh[1:]).answer().status == 400
+
+
 def test_a_known_head_inside_a_body_is_body(echoing: Running) -> None:
     known = post(b"abc")
     with echoing.client() as client:
@@ -221,3 +240,22 @@ def test_framing_that_outweighs_the_body(limited: Running, abuse: bytes) -> None
             client.send(*[abuse[i : i + 1000] for i in range(0, len(abuse), 1000)])
         assert client.answer().status == 400
         assert client.rest() == b""
+
+
+def test_bodies_received_at_once_are_bounded_together() -> None:
+    with serving(echo, HttpLimits(max_receiving_bytes=10_000)) as running:
+        with running.client() as first, running.client() as second:
+            whole = post(b"x" * 6000)
+            first.send(whole[:-1])
+            eventually(lambda: running.server._plane.receiving == 5999)
+            answer = second.send(whole[:-1]).answer()
+            assert (answer.status, answer.closes) == (503, True)
+            assert int(answer.headers[b"retry-after"]) >= 1
+            # What was refused, finished or broken off no longer counts.
+            assert running.server._plane.receiving == 5999
+            assert first.send(b"x").answer().status == 200
+            assert running.server._plane.receiving == 0
+            first.send(whole[:-1])
+            eventually(lambda: running.server._plane.receiving == 5999)
+        eventually(lambda: running.server._plane.receiving == 0)
+        assert running.ask(whole).status == 200

@@ -235,3 +235,12 @@ def test_the_end_of_input_inside_a_request_is_the_end(hasty: Running) -> None:
         client.send(post(b"abc")[:-1])
         client.socket.shutdown(socket.SHUT_WR)
         assert client.rest() == b""
+
+
+def test_nonsense_behind_an_answer_that_is_not_read_waits_for_it() -> None:
+    big = b"x" * 20_000_000
+    with serving(lambda request: request.reply(200, big)) as running, running.client() as client:
+        client.send(post(b"") + post(b"") + b"nonsense\r\n\r\n")
+        assert [len(a.body) for a in client.answers(2)] == [len(big)] * 2
+        assert client.answer().status == 400
+        assert client.rest() == b""
