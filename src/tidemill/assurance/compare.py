@@ -56,7 +56,7 @@ def compare(
         if not same.all() and not example:
             place = tuple(np.argwhere(~same)[0].tolist())
             example = f"{output.name}{list(place)}: {b[place]!s}, expected {a[place]!s}"
-        agree &= same.reshape(n, -1).all(axis=1)
+        agree &= same.all(axis=tuple(range(1, same.ndim)))
     return Comparison(agree, worst, example)
 
 

@@ -110,7 +110,8 @@ def _beyond(limit: float, one: Input, side: int) -> Any:
     """The value next to a bound on its wrong side, or None where the datatype has none."""
     dtype = one.type.dtype
     if one.type.is_float:
-        value = np.nextafter(dtype.type(limit), dtype.type(np.inf * side))
+        with np.errstate(over="ignore"):
+            value = np.nextafter(dtype.type(limit), dtype.type(np.inf * side))
         return value if np.isfinite(value) else None
     info = np.iinfo(dtype)
     whole = int(np.ceil(limit) if side < 0 else np.floor(limit)) + side

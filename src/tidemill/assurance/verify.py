@@ -12,7 +12,7 @@ from tidemill.assurance import modes, specimens
 from tidemill.assurance.compare import compare
 from tidemill.assurance.modes import Answers
 from tidemill.assurance.tables import read_rows
-from tidemill.errors import InputError
+from tidemill.errors import InputError, ModelError
 from tidemill.model.package import open_package
 from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
@@ -69,12 +69,15 @@ def verify(package: str | os.PathLike[str], source: str | None = None, rows: int
     are repeated up to `rows`. Every rule of the signature is broken by some of them, unless rows depend on each
     other: then one bad row takes all answers away, and there is nothing to compare.
 
-    Raises InputError for a table that cannot be read, PackageError, and Unavailable if the server does not start.
+    Raises SourceError or InputError for a table that cannot be read, PackageError, ModelError where no row is
+    answered, and Unavailable if the server does not start.
     """
     live = Live.open(open_package(package))
     good, origin = _rows(live, source, rows)
     asked, bad = _with_bad(live, good)
     expected = modes.in_process(live, asked)
+    if "ok" not in expected.statuses:
+        raise ModelError(f"none of {asked.n} rows is answered, so there is nothing to compare: {expected.texts[0]}")
     outputs = live.package.manifest.outputs
     reports = [_report("in-process", outputs, expected, expected)]
     reports.append(_report("batch", outputs, expected, modes.batch(live, asked)))
