@@ -23,8 +23,8 @@ OUTPUTS = ["score", "pair", "verdict"]
 
 
 def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums") -> Path:
-    """A model of three columns a ≥ 0, b, c (may be null, filled by 0): score = a + b + c + bias, pair = (-score, score),
-    verdict = "high" where score ≥ 0, else "low".
+    """A model of three columns a ≥ 0, b, c (may be null, filled by 0): score = a + b + c + bias,
+    pair = (-score, score), verdict = "high" where score ≥ 0, else "low".
     """
     graph = helper.make_graph(
         [

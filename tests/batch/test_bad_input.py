@@ -57,7 +57,7 @@ def test_csv_line_with_too_few_cells(package: Path, tmp_path: Path) -> None:
 
 def test_csv_that_is_not_utf8(package: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(b"a,b,c,t\n1,2,3,\xff\n")
-    with pytest.raises(SourceError, match="in.csv: .*UTF8"):
+    with pytest.raises(SourceError, match=r"in.csv: .*UTF8"):
         score(package, tmp_path / "in.csv", tmp_path / "out", ScoreOptions(pass_through=("t",)))
 
 
@@ -233,7 +233,7 @@ def test_an_output_that_holds_the_input(package: Path, tmp_path: Path) -> None:
         score(package, tmp_path / "in", tmp_path / "in", ScoreOptions(overwrite=True))
     with pytest.raises(ConfigError, match="lies inside the input"):
         score(package, tmp_path / "in", tmp_path / "in" / "out")
-    with pytest.raises(ConfigError, match="compressed output is not written; drop .gz"):
+    with pytest.raises(ConfigError, match=r"compressed output is not written; drop .gz"):
         score(package, tmp_path / "in", tmp_path / "out.csv.gz")
 
 

@@ -72,7 +72,7 @@ def test_json_lines_hold_what_json_can(package: Path, tmp_path: Path, name: str)
 
 def test_csv_refuses_what_has_no_cell(package: Path, tmp_path: Path) -> None:
     pq.write_table(table(3).append_column("nested", COLUMNS["nested"]), tmp_path / "in.parquet")
-    with pytest.raises(ConfigError, match="column 'nested' of list.* write Parquet or JSON lines"):
+    with pytest.raises(ConfigError, match=r"column 'nested' of list.* write Parquet or JSON lines"):
         score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(pass_through=("nested",)))
     assert not (tmp_path / "out.csv").exists()
 

@@ -38,7 +38,9 @@ def commit(manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, schema:
         ) from None
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
-        raise SinkError(f"{manifest.plan.job.sink.path}: cannot be written: {reason}; make room and resume") from error
+        raise SinkError(
+            f"{manifest.plan.job.sink.path}: cannot be written: {reason}; make room and resume the run"
+        ) from error
 
 
 def _commit_directory(manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, overwrite: bool) -> None:

@@ -165,7 +165,7 @@ def write_durably(path: Path, data: bytes) -> None:
         os.rename(aside, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise SinkError(f"{path}: cannot be written: {error.strerror}") from error
+        raise SinkError(f"{path}: cannot be written: {error.strerror}; make room and resume the run") from error
 
 
 def sync_directory(path: Path) -> None:

@@ -185,11 +185,10 @@ def differences(old: Plan, new: Plan) -> list[str]:
         a, b = getattr(old.package, name), getattr(new.package, name)
         if a != b:
             found.append(f"package {name} was {a[:16]}, is {b[:16]}")
-    was, now = msgspec.to_builtins(old.job), msgspec.to_builtins(new.job)
     found += [
-        f"{name} was {was.get(name)}, is {now.get(name)}"
+        f"{name} was {_shown(getattr(old.job, name))}, is {_shown(getattr(new.job, name))}"
         for name in Job.__struct_fields__
-        if was.get(name) != now.get(name)
+        if getattr(old.job, name) != getattr(new.job, name)
     ]
     before, after = {f.name: f for f in old.files}, {f.name: f for f in new.files}
     found += [f"input file {n} is gone" for n in before.keys() - after.keys()]
@@ -198,6 +197,14 @@ def differences(old: Plan, new: Plan) -> list[str]:
     if not found and (old.read, old.copied, old.shards) != (new.read, new.copied, new.shards):
         found.append(f"Tidemill or PyArrow read the input otherwise ({old.versions} then, {new.versions} now)")
     return found
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "not given"
+    if isinstance(value, SinkPlace):
+        return value.path
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _examine(

@@ -85,7 +85,12 @@ def score(
         else:
             _check_same(begun, plan)
             plan = begun
-        return _run(live, plan, ledger, options, progress)
+        try:
+            return _run(live, plan, ledger, options, progress)
+        except BudgetExceeded:
+            raise
+        except RunError as error:
+            raise type(error)(f"{error} (run {run_id})") from error
 
 
 def _run(
@@ -132,16 +137,9 @@ def _run(
         raise BudgetExceeded(
             f"{error}; nothing is published; the dead letters are in {ledger.stage / 'dead'}", report=told
         ) from None
-    except RunError as error:
-        raise type(error)(f"{error} (run {plan.run_id})") from error
     record = manifest("done")
-    commit(
-        record,
-        [sealed[i] for i in sorted(sealed)],
-        ledger.stage,
-        plan.output_schema(live),
-        overwrite=options.overwrite,
-    )
+    markers = [sealed[i] for i in sorted(sealed)]
+    commit(record, markers, ledger.stage, plan.output_schema(live), overwrite=options.overwrite)
     ledger.remove()
     return _report(record, "done", resumed, watch.seconds, watch.fresh_rows)
 
