@@ -103,7 +103,7 @@ def _leaf(value: Any, type_: Any, path: str) -> list[str]:
         if get_origin(inner) is Literal:
             text = f"expected one of {', '.join(map(repr, get_args(inner)))}"
         else:
-            text = _SAID.sub("", str(error)).replace("`object", "`table").replace(" | null`", "`")
+            text = _SAID.sub("", str(error)).replace("object`", "table`").replace(" | null`", "`")
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
         return [f"{path or '(top)'}: {text[0].lower()}{text[1:]}, got {shown}"]
     return []

@@ -125,6 +125,8 @@ def from_arrow_type(type_: pa.DataType) -> DataType:
         return DATATYPES["INT32"]
     if types.is_timestamp(type_) or types.is_time(type_) or types.is_duration(type_):
         return DATATYPES["INT64"]
+    if types.is_fixed_size_binary(type_):
+        return DATATYPES["BYTES"]
     found = _BY_ARROW_NAME.get(str(type_))
     if found is None:
         raise InputError(f"Arrow type {type_} has no datatype: cast the column, or drop it")
