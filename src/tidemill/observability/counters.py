@@ -49,8 +49,8 @@ class Counters:
     def succeeded(
         self, rows: int, received: float, read: float, queued: float, started: float, finished: float
     ) -> None:
-        """A request was answered now. Moments of `time.monotonic()`: received, its body looked at, queued, its
-        (merged) model call begun and ended.
+        """A request was answered now, so many rows of it. Moments of `time.monotonic()`: it was received, its body
+        looked at, it was queued, its (merged) model call begun and ended.
         """
         self.last = now = time.monotonic()
         self.success += 1
@@ -68,7 +68,7 @@ class Counters:
         self.fail_seconds += now - received
 
     def executed(self, rows: int, gathering: float, running: float, delivering: float) -> None:
-        """A model call of so many rows ended: seconds to merge its callers' rows, to run, to answer them."""
+        """A model call that answered so many rows ended: seconds to merge its callers' rows, to run, to answer them."""
         self.execution_count += 1
         sums = self._sizes.get(rows)
         if sums is None:

@@ -295,9 +295,12 @@ class Batched:
                         self._tell(call, _shown(error))
             start = stop
         self._pace += 0.05 * ((finished - started) / max(1e-9, self.profile.cost(rows)) - self._pace)
-        self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now)
-        if result.problems and self.on_model_failure and any(p.code == "model_failed" for p in result.problems):
-            self.on_model_failure()
+        if result.problems:
+            rows -= len({p.row for p in result.problems})
+            if self.on_model_failure and any(p.code == "model_failed" for p in result.problems):
+                self.on_model_failure()
+        if rows:
+            self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now)
 
     def _fail(self, calls: list[Call], error: Exception) -> None:
         for call in calls:

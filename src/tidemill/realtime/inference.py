@@ -59,9 +59,8 @@ class Inference(Call):
         self.send(result, start, stop, problems)
         request = self.request
         request.on_gone = None
-        self.endpoint.counters.succeeded(
-            stop - start, request.received_at, self.read, self.queued, self.started, self.finished
-        )
+        rows = stop - start - (len({p.row for p in problems}) if problems else 0)
+        self.endpoint.counters.succeeded(rows, request.received_at, self.read, self.queued, self.started, self.finished)
 
     def failed(self, error: TidemillError) -> None:
         self.request.on_gone = None

@@ -28,8 +28,9 @@ class ServeOptions(Config, frozen=True, kw_only=True):
 
     `port` 0 takes any free one; the bound address is in the log line `listening`, and in `port_file` (HOST:PORT,
     written once the server is ready) if that is given. On SIGTERM the server is not ready and closes connections
-    after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` model calls run
-    at a time on threads; `max_queue_rows` rows of one model wait at most.
+    after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` calls of
+    one model run at a time on threads (by default as many as there are cores, or one where the interpreter's lock
+    serialises them anyway); `max_queue_rows` rows of one model wait at most.
     """
 
     host: str = "127.0.0.1"

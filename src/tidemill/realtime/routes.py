@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import orjson
 
 from tidemill.errors import NotFound, TidemillError
-from tidemill.realtime.answers import reply_error
+from tidemill.realtime.answers import reply_encoded, reply_error
 from tidemill.realtime.request import Handler, Request
 
 __all__ = ["Router", "document"]
@@ -62,6 +62,6 @@ def document(body: bytes | Callable[[], bytes]) -> Handler:
     """A handler that answers 200 with this JSON, or with what the function gives at that moment."""
 
     def reply(request: Request) -> None:
-        request.reply(200, body if isinstance(body, bytes) else body())
+        reply_encoded(request, [body if isinstance(body, bytes) else body()])
 
     return reply

@@ -74,11 +74,12 @@ class Server:
     async def load(self, packages: Sequence[PathLike]) -> None:
         """Verify, load and warm up the packages, then be ready. Raises PackageError or ConfigError, naming the file."""
         loop = asyncio.get_running_loop()
-        workers = self.options.workers or cpu_budget()
-        batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
         endpoints = []
         for directory in packages:
             live, profile, example = await loop.run_in_executor(None, _open, directory)
+            # Threads that wait for the interpreter's lock only keep calls from being merged.
+            workers = self.options.workers or (cpu_budget() if live.runtime.releases_gil else 1)
+            batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
             endpoints.append(Endpoint(live, profile, example, batching, self.options.requests, loop))
             cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
             log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})

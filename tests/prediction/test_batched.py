@@ -1,0 +1,335 @@
+"""Merging, admission, deadlines and cancellation in front of real models."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.prediction.calls import CHEAP, DEAR, Seen, in_loop
+from tests.realtime import packages
+from tidemill.errors import Cancelled, Late, Overloaded, Unavailable
+from tidemill.model.manifest import Manifest, RuntimeSpec
+from tidemill.model.package import write_package
+from tidemill.model.signature import Input, Output
+from tidemill.prediction.batched import Batched, BatchLimits
+from tidemill.prediction.profile import Profile
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Path:
+    return packages.sleeper(tmp_path)
+
+
+@pytest.mark.parametrize("profile", [CHEAP, DEAR], ids=["inline", "thread"])
+def test_calls_of_one_loop_turn_form_one_model_call(sleeper: Path, profile: Profile) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, seconds=[0.0] * n) for n in (1, 3, 2)]
+        for call in calls:
+            batched.submit(call)
+        for call in calls:
+            await call.wait()
+        assert [c["together"] for c in calls] == [[6], [6, 6, 6], [6, 6]]
+        assert {v for c in calls for v in c["call"]} == {1}
+        assert batched.counters.execution_count == 1
+        assert batched.idle
+        assert batched.queued_rows == 0
+
+    in_loop(sleeper, work, profile)
+
+
+def test_each_caller_gets_its_own_rows(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, seconds=[i / 1e4, i / 2e4]) for i in range(20)]
+        for call in calls:
+            batched.submit(call)
+        for i, call in enumerate(calls):
+            assert (await call.wait())["seconds"] == [np.float32(i / 1e4), np.float32(i / 2e4)]
+
+    in_loop(sleeper, work)
+
+
+def test_what_arrives_while_a_thread_is_busy_gathers(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        first = Seen(batched.live, seconds=[0.1])
+        batched.submit(first)
+        await asyncio.sleep(0.02)
+        assert batched.busy == 1
+        later = [Seen(batched.live, seconds=[0.0]) for _ in range(5)]
+        for call in later:
+            batched.submit(call)
+            await asyncio.sleep(0)
+        await first.wait()
+        assert [(await c.wait())["together"] for c in later] == [[5]] * 5
+
+    in_loop(sleeper, work)
+
+
+def test_a_call_is_bounded_in_rows_and_bytes(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, seconds=[0.0] * 4) for _ in range(5)]
+        for call in calls:
+            batched.submit(call)
+        assert [(await c.wait())["together"][0] for c in calls] == [8, 8, 8, 8, 4]
+
+    in_loop(sleeper, work, limits=BatchLimits(max_rows=10))
+    in_loop(sleeper, work, limits=BatchLimits(max_bytes=10 * 4))
+
+
+def test_a_larger_request_than_a_call_goes_alone(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, seconds=[0.0] * n) for n in (2, 30, 2)]
+        for call in calls:
+            batched.submit(call)
+        assert [(await c.wait())["together"][0] for c in calls] == [2, 30, 2]
+
+    in_loop(sleeper, work, limits=BatchLimits(max_rows=10))
+
+
+def test_a_bad_member_fails_alone(tmp_path: Path) -> None:
+    async def work(batched: Batched) -> None:
+        good, raising, rejected, mixed = (Seen(batched.live, x=x) for x in ([4.0, 9.0], [-1.0], [-11.0], [16.0, -2.0]))
+        for call in (good, raising, rejected, mixed):
+            batched.submit(call)
+        assert (await good.wait())["root"] == [2.0, 3.0]
+        assert good.answer is not None
+        assert not good.answer.problems
+        told = []
+        for call in (raising, rejected, mixed):
+            await call.wait()
+            assert call.answer is not None
+            told.append([(p.row, p.code) for p in call.answer.problems])
+        assert told == [[(0, "model_failed")], [(0, "below_minimum")], [(1, "model_failed")]]
+        assert mixed["root"][0] == 4.0
+
+    in_loop(packages.fragile(tmp_path), work)
+
+
+VARIABLE = """
+class Model:
+    inputs = {"x": ("FP32", [-1, -1])}
+    outputs = {"sum": ("FP32", [-1]), "together": ("INT64", [-1])}
+
+    def predict(self, rows):
+        import numpy as np
+        x = rows["x"]
+        return {"sum": x.sum(axis=1), "together": np.full(len(x), len(x))}
+"""
+
+
+def variable(directory: Path, *, independent: bool = True) -> Path:
+    manifest = Manifest(
+        format=1,
+        name="variable",
+        version="1",
+        rows_independent=independent,
+        runtime=RuntimeSpec(name="python", artifact="model.py"),
+        inputs=(Input(name="x", datatype="FP32", shape=(-1, -1)),),
+        outputs=(Output(name="sum", datatype="FP32"), Output(name="together", datatype="INT64")),
+    )
+    write_package(directory / "variable", manifest, lambda d: (d / "model.py").write_text(VARIABLE) and None)
+    return directory / "variable"
+
+
+def test_variable_shapes_merge_only_where_they_agree(tmp_path: Path) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, x=np.ones((1, width))) for width in (3, 3, 5, 5, 5, 3)]
+        for call in calls:
+            batched.submit(call)
+        assert [(await c.wait())["together"] for c in calls] == [[2], [2], [3], [3], [3], [1]]
+        assert [c["sum"] for c in calls] == [[3.0], [3.0], [5.0], [5.0], [5.0], [3.0]]
+
+    in_loop(variable(tmp_path), work)
+
+
+def test_dependent_rows_are_never_merged(tmp_path: Path) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, x=np.ones((n, 2))) for n in (1, 2, 3)]
+        for call in calls:
+            batched.submit(call)
+        assert [(await c.wait())["together"][0] for c in calls] == [1, 2, 3]
+
+    in_loop(variable(tmp_path, independent=False), work)
+
+
+def test_the_queue_is_bounded(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running = Seen(batched.live, seconds=[0.2])
+        batched.submit(running)
+        await asyncio.sleep(0.02)
+        waiting = [Seen(batched.live, seconds=[0.0] * 5) for _ in range(2)]
+        for call in waiting:
+            batched.submit(call)
+        with pytest.raises(Overloaded, match="10 rows wait, the limit is 10") as refused:
+            batched.submit(Seen(batched.live, seconds=[0.0]))
+        assert refused.value.retry_after > 0
+        for call in (running, *waiting):
+            await call.wait()
+        batched.submit(last := Seen(batched.live, seconds=[0.0]))
+        assert (await last.wait())["together"] == [1]
+
+    in_loop(sleeper, work, limits=BatchLimits(max_queue_rows=10))
+
+
+def test_work_that_cannot_make_its_deadline_is_refused(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running = Seen(batched.live, seconds=[0.05])
+        batched.submit(running)
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded, match="its deadline is in"):
+            batched.submit(Seen(batched.live, within=0.5, seconds=[0.0]))
+        patient = Seen(batched.live, within=10.0, seconds=[0.0])
+        batched.submit(patient)
+        await running.wait()
+        await patient.wait()
+        assert patient["together"] == [1]
+
+    # Each call is expected to take 0.4 s: what is running, and what would follow it, are 0.8 s away.
+    in_loop(sleeper, work, Profile((1,), (0.4,)))
+
+
+def test_a_passed_deadline_is_late_at_once(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        with pytest.raises(Late):
+            batched.submit(Seen(batched.live, within=-0.001, seconds=[0.0]))
+        assert batched.idle
+
+    in_loop(sleeper, work)
+
+
+def test_a_late_caller_is_told_at_its_deadline_and_the_thread_still_counts(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        late = Seen(batched.live, within=0.05, seconds=[0.5])
+        batched.submit(late)
+        await late.wait()
+        assert isinstance(late.error, Late)
+        assert batched.busy == 1, "the thread is in the model call, whoever waits for it"
+        behind = Seen(batched.live, seconds=[0.0])
+        batched.submit(behind)
+        assert (await behind.wait())["call"] == [2]
+        assert batched.busy == 0
+
+    in_loop(sleeper, work)
+
+
+def test_expired_work_never_starts(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running = Seen(batched.live, seconds=[0.2])
+        batched.submit(running)
+        await asyncio.sleep(0.01)
+        expired = Seen(batched.live, within=0.1, seconds=[0.0])
+        batched.submit(expired)
+        await expired.wait()
+        assert isinstance(expired.error, Late)
+        assert batched.queued_rows == 0
+        await running.wait()
+        await asyncio.sleep(0.01)
+        assert batched.counters.execution_count == 1
+
+    in_loop(sleeper, work)
+
+
+def test_a_cancelled_call_never_starts_and_makes_room(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running = Seen(batched.live, seconds=[0.2])
+        batched.submit(running)
+        await asyncio.sleep(0.01)
+        waiting = [Seen(batched.live, seconds=[0.0] * 10) for _ in range(1)]
+        batched.submit(waiting[0])
+        with pytest.raises(Overloaded):
+            batched.submit(Seen(batched.live, seconds=[0.0]))
+        waiting[0].cancel()
+        waiting[0].cancel()
+        assert batched.queued_rows == 0
+        batched.submit(other := Seen(batched.live, seconds=[0.0] * 10))
+        assert (await other.wait())["together"] == [10] * 10
+        assert waiting[0].answer is None
+        assert waiting[0].error is None
+        assert batched.counters.execution_count == 2
+
+    in_loop(sleeper, work, limits=BatchLimits(max_queue_rows=10))
+
+
+def test_callers_who_left_take_no_place_in_the_queue(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running = Seen(batched.live, seconds=[0.3])
+        batched.submit(running)
+        await asyncio.sleep(0.01)
+        for _ in range(1000):
+            call = Seen(batched.live, seconds=[0.0])
+            batched.submit(call)
+            call.cancel()
+        assert len(batched._queue) < 100
+        batched.submit(last := Seen(batched.live, seconds=[0.0]))
+        assert (await last.wait())["together"] == [1]
+        assert batched.idle
+
+    in_loop(sleeper, work)
+
+
+def test_no_rows_are_answered_with_no_rows(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        empty, mate = Seen(batched.live, seconds=[]), Seen(batched.live, seconds=[0.0])
+        batched.submit(empty)
+        batched.submit(mate)
+        assert (await empty.wait())["seconds"] == []
+        assert (await mate.wait())["together"] == [1]
+
+    in_loop(sleeper, work)
+
+
+def test_an_answer_that_cannot_be_given_fails_alone(sleeper: Path) -> None:
+    class Broken(Seen):
+        def answered(self, result: object, start: int, stop: int) -> None:
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+    async def work(batched: Batched) -> None:
+        broken, mate = Broken(batched.live, seconds=[0.0]), Seen(batched.live, seconds=[0.0])
+        batched.submit(broken)
+        batched.submit(mate)
+        assert (await mate.wait())["together"] == [2]
+        assert str((await broken.wait()).error) == "internal error: UnicodeEncodeError"
+
+    in_loop(sleeper, work)
+
+
+def test_after_the_end_nothing_is_taken_and_nobody_waits(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        running, waiting = Seen(batched.live, seconds=[0.3]), Seen(batched.live, seconds=[0.0])
+        batched.submit(running)
+        await asyncio.sleep(0.01)
+        batched.submit(waiting)
+        batched.stop_accepting()
+        with pytest.raises(Unavailable, match="draining"):
+            batched.submit(Seen(batched.live, seconds=[0.0]))
+        batched.close()
+        assert isinstance(running.error, Cancelled)
+        assert isinstance(waiting.error, Cancelled)
+
+    in_loop(sleeper, work)
+
+
+def test_a_model_that_does_not_come_back_is_overdue(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        assert not batched.overdue(0.05)
+        running = Seen(batched.live, seconds=[0.3])
+        batched.submit(running)
+        await asyncio.sleep(0.2)
+        assert batched.overdue(0.05)
+        await running.wait()
+        assert not batched.overdue(0.05)
+
+    in_loop(sleeper, work)
+
+
+def test_more_workers_run_at_the_same_time(tmp_path: Path) -> None:
+    async def work(batched: Batched) -> None:
+        first, second = Seen(batched.live, x=[4.0]), Seen(batched.live, x=[9.0])
+        batched.submit(first)
+        await asyncio.sleep(0)
+        batched.submit(second)
+        await first.wait()
+        await second.wait()
+        assert batched.counters.execution_count == 2
+
+    in_loop(packages.fragile(tmp_path), work, limits=BatchLimits(workers=2, max_rows=1))
