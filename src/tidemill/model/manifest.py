@@ -9,9 +9,10 @@ import msgspec
 from tidemill.config import Config
 from tidemill.model.signature import Input, Output, signature_problems
 
-__all__ = ["MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo", "Task"]
+__all__ = ["FORMAT", "MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo", "Task"]
 
 MANIFEST = "model.toml"
+FORMAT = 1
 
 Task = Literal["classification", "regression", "ranking", "embedding", "detection", "other"]
 
@@ -76,10 +77,15 @@ class Manifest(Config, frozen=True, kw_only=True):
             ("samples", self.samples),
             ("profile", self.profile),
         ):
-            if value is not None and self.files and value not in self.files:
+            if value is not None and value not in self.files:
                 found.append(f"{field}: {value!r} is not in [files]")
         return found + [
-            f"files: {name!r} leaves the package directory"
-            for name in self.files
-            if name.startswith("/") or ".." in name.split("/") or "\\" in name
+            f"files: {name!r} is not a plain path inside the package" for name in self.files if not _plain(name)
         ]
+
+
+def _plain(name: str) -> bool:
+    """A relative path with forward slashes that cannot leave the directory, and is not the manifest itself."""
+    parts = name.split("/")
+    odd = "\\" in name or "\0" in name or name == MANIFEST
+    return not odd and not any(part in ("", ".", "..") for part in parts)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ import tomli_w
 
 from tidemill.config import load_toml
 from tidemill.errors import ConfigError, IntegrityError, PackageError
-from tidemill.model.manifest import MANIFEST, Manifest
+from tidemill.model.exchange import exchange
+from tidemill.model.manifest import FORMAT, MANIFEST, Manifest
 
 __all__ = ["SIGNATURE_FILE", "Package", "digest_file", "open_package", "write_package"]
 
@@ -70,7 +72,11 @@ def open_package(directory: str | os.PathLike[str]) -> Package:
     root = Path(directory).resolve()
     if not (root / MANIFEST).is_file():
         raise PackageError(f"{directory}: not a model package (no {MANIFEST}); make one with `tidemill package`")
-    manifest = load_toml(root / MANIFEST, Manifest)
+    try:
+        manifest = load_toml(root / MANIFEST, Manifest)
+    except ConfigError:
+        _refuse_newer(root)
+        raise
     problems = manifest.problems()
     if problems:
         raise ConfigError([f"{MANIFEST}: {p}" for p in problems])
@@ -86,13 +92,15 @@ def write_package(
     overwrite: bool = False,
 ) -> Package:
     """Write a package: `fill` puts its files into a temporary directory beside the target, their digests are
-    taken, the manifest is written last and the directory is renamed into place.
+    taken, the manifest is written last and the directory is renamed into place (or exchanged with the old one).
 
     Raises PackageError if the target exists and `overwrite` is off, or is not a package.
     """
     target = Path(directory).resolve()
     if target.exists() and not overwrite:
         raise PackageError(f"{directory} exists; choose another --out, or pass --overwrite")
+    if target.exists() and not target.is_dir():
+        raise PackageError(f"{directory} is a file; choose another --out")
     if target.exists() and not (target / MANIFEST).is_file() and any(target.iterdir()):
         raise PackageError(f"{directory} is not a model package; it is left alone")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +116,8 @@ def write_package(
             raise ConfigError([f"{MANIFEST}: {p}" for p in problems])
         (stage / MANIFEST).write_text(tomli_w.dumps(msgspec.to_builtins(manifest)), encoding="utf-8")
         if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            os.rename(target, old / "package")
-            os.rename(stage, target)
-            shutil.rmtree(old)
+            # What stood there is now the stage, and goes with it.
+            exchange(stage, target)
         else:
             os.rename(stage, target)
     finally:
@@ -125,6 +131,20 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _refuse_newer(root: Path) -> None:
+    """A package of a later format has keys unknown here; that it is later is what to say."""
+    with open(root / MANIFEST, "rb") as file:
+        try:
+            found = tomllib.load(file).get("format")
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError):
+            return
+    if type(found) is int and found > FORMAT:
+        raise PackageError(
+            f"{root.name}/{MANIFEST}: format {found} is newer than this Tidemill reads ({FORMAT}); upgrade tidemill, "
+            "or package the model anew"
+        )
+
+
 def _verify(root: Path, manifest: Manifest) -> None:
     present = set(_files(root)) - {MANIFEST, SIGNATURE_FILE}
     for name in sorted(manifest.files.keys() - present):
@@ -133,8 +153,8 @@ def _verify(root: Path, manifest: Manifest) -> None:
         raise IntegrityError(f"{root.name}/{name}: not named in {MANIFEST}; remove it or package the model anew")
     for name, expected in manifest.files.items():
         path = root / name
-        if path.is_symlink() or not path.resolve().is_relative_to(root):
-            raise IntegrityError(f"{root.name}/{name}: a link out of the package is not followed")
+        if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(root):
+            raise IntegrityError(f"{root.name}/{name}: not a plain file; links are not followed")
         found = digest_file(path)
         if found != expected:
             raise IntegrityError(
@@ -145,6 +165,8 @@ def _verify(root: Path, manifest: Manifest) -> None:
 
 def _files(root: Path) -> list[str]:
     found = []
-    for base, _, names in os.walk(root):
-        found += [(Path(base) / n).relative_to(root).as_posix() for n in names]
+    for base, directories, names in os.walk(root):
+        # A linked directory is not entered, and counts as the one entry it is.
+        links = [d for d in directories if os.path.islink(os.path.join(base, d))]
+        found += [(Path(base) / n).relative_to(root).as_posix() for n in [*names, *links]]
     return sorted(found)

@@ -19,6 +19,7 @@ from tidemill.model.manifest import Manifest, Origin, Slo
 from tidemill.model.package import Package, write_package
 from tidemill.model.profile import PROFILE_FILE, write_profile
 from tidemill.model.samples import SAMPLES_FILE, write_samples
+from tidemill.model.signature import signature_problems
 from tidemill.packaging.agreement import compare, disagreement
 from tidemill.packaging.decorate import decorated_inputs, decorated_outputs
 from tidemill.packaging.draft import Draft, Unused
@@ -140,7 +141,7 @@ def _manifest(
         origin=Origin(kind=kind, file=source.name, sha256=digest, tools=dict(draft.tools)),
     )
     # Everything the options could have broken, all at once, before anything is written.
-    problems = _option_problems(manifest) + manifest.problems()
+    problems = _option_problems(manifest) + list(signature_problems(manifest.inputs, manifest.outputs))
     if problems:
         raise ConfigError(problems)
     return manifest, notes
