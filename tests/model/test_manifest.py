@@ -155,6 +155,6 @@ def test_whatever_is_read_has_a_digest(tmp_path: Path, field: str, changed: dict
 
 
 def test_what_is_not_toml_says_where(tmp_path: Path) -> None:
-    (tmp_path / "model.toml").write_text("format = 1\nname = ")
+    (tmp_path / "model.toml").write_text("format = 1\nname = = 2\n")
     with pytest.raises(ConfigError, match=r"model\.toml: .*line 2"):
         open_package(tmp_path)
