@@ -53,10 +53,10 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
         """The rounds of one program."""
         return [x for x in self.scores if x.program == program]
 
-    def ratios(self) -> list[float]:
-        """Rows a second of `tidemill score` over those of the loop, round by round."""
+    def ratios(self, figure: str) -> list[float]:
+        """A figure of `tidemill score` over that of the loop, round by round."""
         pairs = zip(self.of("tidemill"), self.of("loop"), strict=True)
-        return [ours.rows_per_second / theirs.rows_per_second for ours, theirs in pairs]
+        return [getattr(ours, figure) / getattr(theirs, figure) for ours, theirs in pairs]
 
 
 class WrongOutputError(Exception):

@@ -51,7 +51,7 @@ class Model:
 
 
 def make(folder: Path) -> Model:
-    """Train, convert and package the model below `folder`, unless it is there already."""
+    """Train and convert the model below `folder`, unless it is there already; package it anew with the code of today."""
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()
@@ -61,9 +61,8 @@ def make(folder: Path) -> Model:
     folder.mkdir(parents=True, exist_ok=True)
     if not model.onnx.exists():
         model.onnx.write_bytes(_train(rows, data.target))
-    if not (model.package / "model.toml").exists():
-        command = [BIN / "tidemill", "package", model.onnx, "--out", model.package, "--columns", ",".join(names)]
-        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    command = [BIN / "tidemill", "package", model.onnx, "--out", model.package, "--columns", ",".join(names)]
+    subprocess.run([*map(str, command), "--overwrite"], check=True, stdout=subprocess.DEVNULL)
     return model
 
 

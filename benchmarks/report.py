@@ -122,7 +122,7 @@ def _goals(results: Results) -> list[Sequence[str]]:
             rows.append(("p50 over the raw echo's, 1 connection", f"{p50:.2f}", f"≤ {GOAL_P50}", _met(p50 <= GOAL_P50)))
         rows.append(("requests without a 2xx answer", f"{errors:,}", "0", _met(errors == 0)))
     if (scored := results.batch) is not None:
-        ratio = statistics.median(scored.ratios())
+        ratio = statistics.median(scored.ratios("rows_per_second"))
         peak = max(x.peak_mb for x in scored.of("tidemill"))
         rows += [
             ("rows/s over the hand-written loop's", f"{ratio:.2f}", f"≥ {GOAL_BATCH:.2f}", _met(ratio >= GOAL_BATCH)),
@@ -243,7 +243,8 @@ letters or resume. Each run is a whole process, start and commit included; {sett
 
 {_table(BATCH_HEADER, rows)}
 
-Rows/s of `tidemill score` over the loop's, round by round: **{_spread(result.ratios(), ".2f")}**.
+`tidemill score` over the loop, round by round: rows/s **{_spread(result.ratios("rows_per_second"), ".2f")}**, CPU seconds
+{_spread(result.ratios("cpu_seconds"), ".2f")}.
 This part alone: `python -m benchmarks batch` (`--rows N` for fewer)."""
 
 
@@ -253,7 +254,8 @@ def _size(found: size.Size) -> str:
     return f"""## Size
 
 A core install from the locked requirements takes {found.megabytes:.0f} MB on disk without byte code ({parts}).
-`import tidemill` in a new process: {_spread(found.seconds, ".3f")} s, {len(found.seconds)} times.
+`import tidemill` in a new process: {_spread(found.seconds, ".3f")} s, {len(found.seconds)} times; with every public
+name loaded, ONNX Runtime and PyArrow with them: {_spread(found.names_seconds, ".3f")} s.
 This part alone: `python -m benchmarks size`."""
 
 

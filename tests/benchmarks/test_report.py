@@ -83,7 +83,7 @@ def test_spread_is_median_lowest_and_highest(tmp_path: Path) -> None:
 
 
 def test_size(tmp_path: Path) -> None:
-    text = report(tmp_path, size=Size(401.0, {"pyarrow": 165.0}, [0.1, 0.2, 0.4]))
+    text = report(tmp_path, size=Size(401.0, {"pyarrow": 165.0}, [0.1, 0.2, 0.4], [0.5]))
     assert "| core install | 401 MB | < 400 MB | **not met** |" in text
     assert "| import of `tidemill` | 0.200 s | < 0.3 s | met |" in text
 
