@@ -51,7 +51,7 @@ class Model:
 
 
 def make(folder: Path) -> Model:
-    """Train and convert the model below `folder`, unless it is there already; package it anew with the code of today."""
+    """Train and convert the model below `folder`, unless it is there; package it anew with today's code."""
     from sklearn.datasets import load_breast_cancer
 
     data = load_breast_cancer()

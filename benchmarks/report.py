@@ -243,8 +243,8 @@ letters or resume. Each run is a whole process, start and commit included; {sett
 
 {_table(BATCH_HEADER, rows)}
 
-`tidemill score` over the loop, round by round: rows/s **{_spread(result.ratios("rows_per_second"), ".2f")}**, CPU seconds
-{_spread(result.ratios("cpu_seconds"), ".2f")}.
+`tidemill score` over the loop, round by round: rows/s **{_spread(result.ratios("rows_per_second"), ".2f")}**,
+CPU seconds {_spread(result.ratios("cpu_seconds"), ".2f")}.
 This part alone: `python -m benchmarks batch` (`--rows N` for fewer)."""
 
 
