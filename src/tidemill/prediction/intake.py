@@ -100,7 +100,7 @@ class Intake:
             else:
                 concrete = (0, *(max(d, 0) for d in one.shape[1:])) if name in self.by_name else (0,)
             flat = flatten(values, concrete, name)
-            width = len(flat) // concrete[0] if concrete[0] else 1
+            width = len(flat) // max(1, concrete[0] if concrete else 1)
             # A null where none is allowed is that row's problem, found by validation, and not the call's.
             array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary, width=width)
             try:
