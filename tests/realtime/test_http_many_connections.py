@@ -52,3 +52,17 @@ def test_ten_thousand_half_open_connections() -> None:
             attacker.stdin.close()
         eventually(lambda: running.server.connections == 1)
         assert running.ask(post(b"after")).body == b"after"
+
+
+def test_every_refused_connection_is_told_so() -> None:
+    with serving(echo, HttpLimits(max_connections=1)) as running, running.client() as only:
+        only.send(post(b"")).answer()
+        refused = [running.client() for _ in range(400)]
+        for client in refused:
+            assert client.answer().status == 503
+            assert client.rest() == b""
+        for client in refused:
+            client.socket.close()
+        assert only.send(post(b"still")).answer().body == b"still"
+        eventually(lambda: running.server.connections == 1)
+        assert running.server.refused == 400

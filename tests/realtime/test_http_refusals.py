@@ -1,9 +1,13 @@
 """What is not HTTP, or could be read in two ways, is refused, and nothing after it is believed."""
 
+import re
+import socket
 import time
 from contextlib import suppress
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.realtime.http_client import Running, chunked, echo, eventually, post, serving
 from tidemill.realtime.http import HttpLimits
@@ -165,6 +169,26 @@ def test_empty_lines_before_a_request_are_read_over(echoing: Running, lead: byte
     with echoing.client() as client:
         for _ in range(2):
             assert client.send(lead + post(b"abc")).answer().body == b"abc"
+
+
+noise = st.one_of(
+    st.binary(max_size=200),
+    st.lists(st.sampled_from([HEAD, CHUNKED, SMUGGLED, b"\r\n", b"5", b"0\r\n\r\n", b"Host: b\r\n", b"\0", b" "])).map(
+        b"".join
+    ),
+)
+
+
+@settings(max_examples=300)
+@given(noise)
+def test_no_noise_is_an_error_of_ours(echoing: Running, data: bytes) -> None:
+    with echoing.client() as client:
+        with suppress(OSError):  # refused and closed already
+            client.send(data)
+            client.socket.shutdown(socket.SHUT_WR)
+        statuses = re.findall(rb"HTTP/1\.1 (\d+) ", client.rest())
+    assert set(statuses) <= {b"100", b"200", b"400", b"501", b"505"}
+    assert echoing.ask(post(b"still here")).body == b"still here"
 
 
 LIMITS = HttpLimits(max_body_bytes=1000, max_header_bytes=2000, max_headers=10, max_target_bytes=100)

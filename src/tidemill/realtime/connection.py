@@ -238,10 +238,11 @@ class Connection(Reader, asyncio.Protocol):
         plane = self._plane
         self._stage = DEAF
         plane.connections.discard(self)
-        if len(plane.lingering) >= LINGERING:
+        crowded = len(plane.lingering) >= LINGERING
+        plane.lingering.add(self)
+        if crowded:
             self._transport.close()
             return
-        plane.lingering.add(self)
         self._since = monotonic()
         if self._held:
             self._held = False
@@ -261,6 +262,8 @@ class Connection(Reader, asyncio.Protocol):
         limits = self._plane.limits
         transport = self._transport
         lingering = self in self._plane.lingering
+        if not lingering and self not in self._plane.connections:
+            return  # lost since the sweep began
         if self.clogged or lingering or transport.is_closing():
             size = transport.get_write_buffer_size()
             if size != self._stalled_size:
