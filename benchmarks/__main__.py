@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from benchmarks import batch, machine, profiling, report, serving, size
 
@@ -27,19 +28,17 @@ def main() -> int:
         profiling.run(asked.out, seconds=asked.seconds or 5, connections=asked.connections or 64)
         return 0
     asked.out.mkdir(parents=True, exist_ok=True)
-    described = machine.describe()
+    command = f"python -m benchmarks {shlex.join(sys.argv[1:])}".strip()
+    results = report.Results(command=command, machine=machine.describe())
     http_settings, batch_settings = _settings(asked)
-    found: dict[str, object] = {}
     for part in asked.parts:
         print(part, flush=True)
         if part == "http":
-            found[part] = serving.run(asked.out, http_settings)
+            results = replace(results, http=serving.run(asked.out, http_settings))
         elif part == "batch":
-            found[part] = batch.run(asked.out, batch_settings)
+            results = replace(results, batch=batch.run(asked.out, batch_settings))
         else:
-            found[part] = size.measure(QUICK_IMPORTS if asked.quick else size.IMPORTS)
-    command = "python -m benchmarks " + shlex.join(sys.argv[1:])
-    results = report.Results(command=command.strip(), machine=described, **found)
+            results = replace(results, size=size.measure(QUICK_IMPORTS if asked.quick else size.IMPORTS))
     raw = asked.out / f"{'-'.join(asked.parts)}.json"
     raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
     path = report.write(results, asked.report)
@@ -53,12 +52,12 @@ def _settings(asked: argparse.Namespace) -> tuple[serving.Settings, batch.Settin
     scored = QUICK_BATCH if asked.quick else batch.Settings()
     changes = {"rounds": asked.rounds} if asked.rounds else {}
     if asked.seconds:
-        http = msgspec.structs.replace(http, seconds=asked.seconds, open_seconds=float(asked.seconds))
+        http = replace(http, seconds=asked.seconds, open_seconds=float(asked.seconds))
     if asked.connections:
-        http = msgspec.structs.replace(http, connections=(asked.connections,))
+        http = replace(http, connections=(asked.connections,))
     if asked.rows:
-        scored = msgspec.structs.replace(scored, rows=asked.rows)
-    return msgspec.structs.replace(http, **changes), msgspec.structs.replace(scored, **changes)
+        scored = replace(scored, rows=asked.rows)
+    return replace(http, **changes), replace(scored, **changes)
 
 
 def _arguments() -> argparse.Namespace:
@@ -75,7 +74,8 @@ def _arguments() -> argparse.Namespace:
     if asked.parts != ["profile", "http"] and not set(asked.parts) <= set(PARTS):
         parser.error(f"unknown part among {' '.join(asked.parts)}: http, batch, size, or: profile http")
     # Only a complete, full run becomes the report that is committed.
-    complete = asked.out is None and asked.parts == list(PARTS) and not asked.quick and not asked.rows
+    smaller = asked.quick or asked.rows or asked.seconds or asked.connections
+    complete = asked.out is None and asked.parts == list(PARTS) and not smaller
     asked.out = asked.out or machine.ROOT / "benchmarks/out" / ("quick" if asked.quick else "")
     asked.report = machine.ROOT / "benchmarks" if complete else asked.out
     return asked

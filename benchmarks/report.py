@@ -87,7 +87,8 @@ def _head(results: Results) -> str:
     noise = max([x.others for x in _measured(results)], default=0.0)
     if noise > NOISY:
         lines.append(
-            f"**The machine was not quiet:** other programs used up to {noise:.0%} of its cores while it was measured."
+            f"**The machine was not quiet:** other programs used up to {noise:.0%} of its cores while it was measured. "
+            "Programs that wait for a core are alike: these ratios are not to be trusted, CPU time a request rather is."
         )
     return "\n\n".join(lines)
 
