@@ -35,7 +35,7 @@ STAGES = (
     ("JSON and binary decoding and encoding", ("msgspec", "orjson", "struct")),
     (
         "HTTP, writing to the socket",
-        ("tidemill/realtime/http", "tidemill/realtime/connection", "tidemill/realtime/wire", "httptools"),
+        ("tidemill/realtime/http", "tidemill/realtime/connection", "tidemill/realtime/reader", "httptools"),
     ),
     ("protocol", ("tidemill/realtime/",)),
     ("batching and admission", ("tidemill/prediction/batched", "tidemill/prediction/workers", "prediction/profile")),
@@ -142,7 +142,7 @@ def _print_stats(stats: pstats.Stats, requests: float) -> None:
         where = name if path == "~" else f"{name}  ({_short(path)}:{line})"
         if any(mark in where for mark in STARTUP):
             continue
-        stage = next((stage for stage, marks in STAGES if any(m in where for m in marks)), "other")
+        stage = next((stage for stage, marks in STAGES if any(m in where for m in marks)), "builtins and the rest")
         stages[stage] += round(own * 1e9)
         rows.append((own / requests * 1e6, below / requests * 1e6, calls / requests, where))
     total = sum(count for stage, count in stages.items() if stage != STAGES[0][0])
