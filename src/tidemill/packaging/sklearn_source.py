@@ -28,7 +28,7 @@ from tidemill.packaging.probe import number_table
 from tidemill.packaging.sklearn_onnx import convert
 from tidemill.packaging.table import LikeTable
 from tidemill.rows import Array
-from tidemill.runtimes.sklearn import METHODS, knows_none
+from tidemill.runtimes.sklearn import METHODS, knows_none, parts
 
 __all__ = ["drafts"]
 
@@ -86,6 +86,8 @@ class _Fitted:
         names = getattr(estimator, "feature_names_in_", None)
         width = int(getattr(estimator, "n_features_in_", 1))
         outputs = _outputs(estimator)
+        if table is None and _reads_text(estimator):
+            raise PackageError(f"{type(estimator).__name__} was fitted on text columns: pass --like TABLE to say which")
         if table is None:
             columns = options.columns if names is None else tuple(str(n) for n in names)
             rows = number_table(columns or tuple(f"f{i}" for i in range(width)))
@@ -98,7 +100,7 @@ class _Fitted:
         try:
             answers = _answers(estimator, used, outputs, rows)
         except Exception as error:
-            advice = "" if table is not None else "; it may need text or other types: pass --like TABLE"
+            advice = "" if table is not None else "; it may take text or other types: pass --like TABLE"
             raise PackageError(
                 f"{type(estimator).__name__} cannot answer {'the table' if table is not None else 'rows of numbers'}: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{advice}"
@@ -136,6 +138,13 @@ class _Fitted:
             scores = name in ("probabilities", "decision") and len(shape) == 2 and shape[1] == len(labels)
             found.append(Output(name=name, datatype=datatype, shape=shape, labels=labels if scores else ()))
         return tuple(found)
+
+
+def _reads_text(estimator: Any) -> bool:
+    """Whether an encoder or imputer in it learned strings; `handle_unknown` may let it take numbers without a word."""
+    learned = [c for part in parts(estimator) for c in getattr(part, "categories_", ())]
+    learned += [part.statistics_ for part in parts(estimator) if hasattr(part, "statistics_")]
+    return any(np.asarray(values).dtype.kind in "OUST" for values in learned)
 
 
 def _outputs(estimator: Any) -> tuple[str, ...]:
