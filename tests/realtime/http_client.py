@@ -145,15 +145,16 @@ def serving(
     handler: Callable[[Request], None],
     limits: HttpLimits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    sock: socket.socket | None = None,
 ) -> Iterator[Running]:
-    """Run a server on a free port; at the end it drains."""
+    """Run a server on a free port, or on a socket that is shared; at the end it drains."""
     ready: Future[Running] = Future()
     stop: list[asyncio.Event] = []
 
     async def run() -> None:
         try:
             server = HttpServer(handler, limits, ssl_context)
-            await server.start()
+            await server.start(sock=sock)
             stop.append(asyncio.Event())
             ready.set_result(Running(server, asyncio.get_running_loop()))
         except BaseException as error:

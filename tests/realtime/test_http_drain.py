@@ -1,6 +1,7 @@
 """A server that stops loses no request it has accepted."""
 
 import asyncio
+import socket
 import threading
 import time
 
@@ -11,7 +12,7 @@ from tidemill.realtime.http import Request
 
 
 class Busy(threading.Thread):
-    """Asks without pause, on a kept connection, until nobody listens any more."""
+    """Asks without pause, on a kept connection, until nobody listens any more or it is enough."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
@@ -19,15 +20,16 @@ class Busy(threading.Thread):
         self.answered = 0
         self.closes = 0
         self.lost: list[str] = []
+        self.enough = threading.Event()
 
     def run(self) -> None:
-        while True:
+        while not self.enough.is_set():
             try:
                 client = Client(self.port)
             except OSError:
                 return
             with client:
-                while True:
+                while not self.enough.is_set():
                     body = b"%d" % self.answered
                     try:
                         answer = client.send(post(body)).answer()
@@ -171,3 +173,28 @@ def test_draining_twice_is_harmless() -> None:
     with serving(delayed) as running:
         assert running.drain(0.0, 1.0).result(20) == 0
         assert running.drain(0.0, 1.0).result(20) == 0
+
+
+def test_a_server_that_shares_its_socket_leaves_the_others_to_serve() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as shared,
+        serving(delayed, sock=shared) as one,
+        serving(delayed, sock=shared) as other,
+    ):
+        assert one.port == other.port == shared.getsockname()[1]
+        clients = [Busy(one.port) for _ in range(16)]
+        for client in clients:
+            client.start()
+        eventually(lambda: one.server.accepted and other.server.accepted)
+        assert one.drain(0.3, 10.0).result(30) == 0
+        before = other.server.accepted
+        answered = sum(client.answered for client in clients)
+        eventually(lambda: sum(client.answered for client in clients) > answered + 500)
+        assert one.server.connections == 0
+        with other.client() as late:
+            assert late.send(post(b"late")).answer().body == b"late"
+        assert other.server.accepted > before
+        for client in clients:
+            client.enough.set()
+            client.join(30)
+    assert [client.lost for client in clients] == [[]] * 16

@@ -45,21 +45,24 @@ class HttpServer:
         self._ssl = ssl_context
         self._server: asyncio.Server | None = None
         self._twin: socket.socket | None = None
-        self._own_socket = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._port = 0
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> None:
-        """Listen on `host` and `port` (0: any free one), or on a bound socket passed down. Raises OSError."""
+        """Listen on `host` and `port` (0: any free one), or on a listening socket that others share.
+
+        Of a socket that is passed a copy is taken. Raises OSError.
+        """
         self._plane.capacity = _capacity(self.limits.max_connections)
         if sock is None:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
-            self._own_socket = True
+            # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
+            self._twin = sock.dup()
+        else:
+            sock = sock.dup()
         sock.setblocking(False)
         self._port = sock.getsockname()[1]
-        # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
-        self._twin = sock.dup()
         self._server = await self._loop.create_server(
             self._connection,
             sock=sock,
@@ -117,14 +120,18 @@ class HttpServer:
         return cut
 
     async def _stop_accepting(self, patience: float) -> None:
-        """Close the listener, but first take every connection that the kernel has completed for it."""
-        if self._server is None or self._twin is None:
+        """Close the listener, but first take every connection that the kernel has completed for it.
+
+        What waits on a socket that was passed down is left to those who share it.
+        """
+        if self._server is None:
             return
         self._server.close()
         self._server = None
+        if self._twin is None:
+            return
         with self._twin as queue:
-            if self._own_socket:
-                _stop_handshakes(queue)
+            _stop_handshakes(queue)
             waiting = []
             with contextlib.suppress(BlockingIOError):
                 while True:
