@@ -31,14 +31,23 @@ def _type(output: Output) -> pa.DataType:
 
 
 def _array(output: Output, values: Array, n: int) -> pa.Array:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    array = pa.array(flat, output.type.arrow(output.binary))
+    array = _flat(output, np.ascontiguousarray(values).reshape(-1))
     dims = values.shape[1:]
     for axis in range(len(dims) - 1, -1, -1):
         lists = n * int(np.prod(dims[:axis], dtype=np.int64))
         if output.shape[1 + axis] < 0:
-            offsets = pa.array(np.arange(lists + 1, dtype=np.int32) * np.int32(dims[axis]))
-            array = pa.ListArray.from_arrays(offsets, array)
+            offsets = np.arange(lists + 1, dtype=np.int32) * np.int32(dims[axis])
+            array = pa.ListArray.from_arrays(pa.array(offsets), array)
         else:
             array = pa.FixedSizeListArray.from_arrays(array, dims[axis])
     return array
+
+
+def _flat(output: Output, values: Array) -> pa.Array:
+    """The values as they lie in memory, where Arrow keeps them the same way. `pa.array` would give the same, but it
+    loads pandas where that is installed, which takes longer than scoring a million rows.
+    """
+    type_ = output.type.arrow(output.binary)
+    if output.datatype in ("BYTES", "BOOL"):
+        return pa.array(values, type_)
+    return pa.Array.from_buffers(type_, len(values), [None, pa.py_buffer(values)])
