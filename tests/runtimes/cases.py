@@ -1,4 +1,4 @@
-"""The cases of the conformance suite: a package of each kind, and random good rows for it. A new runtime adds one."""
+"""The cases of the conformance suite: a package of each kind, and random rows for it. A new runtime adds one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,21 @@ from tidemill.rows import Rows
 
 @dataclass(frozen=True)
 class Case:
-    """`build` writes the package; `rows(intake, n, seed)` draws n rows that it accepts."""
+    """`build` writes the package; `rows(intake, n, seed)` draws n rows that it accepts; `spoil` says the input and
+    the value that make a row one that it does not.
+    """
 
     name: str
     build: Callable[[Path], Package]
     rows: Callable[[Intake, int, int], Rows]
+    spoil: tuple[str, object]
+
+    def spoiled(self, rows: Rows, bad: list[int]) -> Rows:
+        """The rows, those at the given places no longer acceptable."""
+        name, value = self.spoil
+        array = rows[name].copy()
+        array[bad] = value
+        return Rows({**rows.columns, name: array}, rows.n, rows.valid)
 
 
 def _floats(name: str, width: int) -> Callable[[Intake, int, int], Rows]:
@@ -50,9 +60,9 @@ def _scored(intake: Intake, n: int, seed: int) -> Rows:
 
 
 CASES = (
-    Case("onnx-network", packages.network_package, _floats("x", 5)),
-    Case("onnx-trees", packages.trees_package, _floats("X", 6)),
-    Case("sklearn-forest", packages.forest_package, _people),
-    Case("sklearn-logistic", packages.logistic_package, _people),
-    Case("python", packages.scorer_package, _scored),
+    Case("onnx-network", packages.network_package, _floats("x", 5), ("x", 11)),
+    Case("onnx-trees", packages.trees_package, _floats("X", 6), ("X", np.nan)),
+    Case("sklearn-forest", packages.forest_package, _people, ("age", 200)),
+    Case("sklearn-logistic", packages.logistic_package, _people, ("age", -1)),
+    Case("python", packages.scorer_package, _scored, ("channel", "fax")),
 )

@@ -112,7 +112,8 @@ class Live:
                 right, more = self._attempt(rows.slice(middle, rows.n), until)
                 return self._join([left, right]), lost + [p.at(p.row + middle) for p in more]
             text = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
-            message = f"the model failed: {text}"[:1000]
+            # Half a surrogate pair in a user's message would break the encoder that tells of it.
+            message = f"the model failed: {text}"[:1000].encode(errors="replace").decode()
             return self._filler(rows.n), [Problem(i, "model_failed", "", message) for i in range(rows.n)]
 
     def _call(self, rows: Rows) -> Rows:
@@ -193,11 +194,20 @@ def _sealed(output: Output, array: Array, n: int) -> Array:
 
 
 def _check_strings(output: Output, array: Array) -> None:
-    """An object array may hold anything; what is no string would break the encoder that meets it."""
+    """An object array may hold anything; what is no string, or no Unicode, would break the encoder that meets it."""
+    values = array.reshape(-1).tolist()
+    try:
+        if not output.binary:
+            "".join(values).encode()
+            return
+    except TypeError:
+        pass
+    except UnicodeEncodeError as error:
+        raise ModelError(f"output {output.name!r} holds text that is not Unicode: {error.reason}") from None
     wanted = bytes if output.binary else str
-    kinds = set(map(type, array.reshape(-1).tolist()))
-    if kinds != {wanted} and not all(issubclass(k, wanted) for k in kinds):
-        found = ", ".join(sorted(k.__name__ for k in kinds if not issubclass(k, wanted)))
+    wrong = {type(v).__name__ for v in values if not isinstance(v, wanted)}
+    if wrong:
+        found = ", ".join(sorted(wrong))
         raise ModelError(f"output {output.name!r} holds {found}, declared BYTES: expected {wanted.__name__}")
 
 
