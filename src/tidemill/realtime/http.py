@@ -95,7 +95,7 @@ class HttpServer:
     @property
     def in_flight(self) -> int:
         """Complete requests without a complete answer."""
-        return sum(connection.outstanding for connection in self._plane.connections)
+        return sum(connection.outstanding for connection in tuple(self._plane.connections))
 
     async def drain(self, lame_duck: float, grace: float) -> int:
         """Stop without losing an accepted request. Times are seconds. Returns how many requests were cut.

@@ -17,6 +17,7 @@ __all__ = ["KNOWN_HEAD_BYTES", "Plane"]
 # Heads remembered, and how long one may be: bounded memory, forgotten all at once when full.
 KNOWN_HEADS = 1024
 KNOWN_HEAD_BYTES = 1024
+SEEN_HEADS = 4096
 
 
 class Plane:
@@ -27,6 +28,7 @@ class Plane:
         self.limits = limits
         self.clock = Clock()
         self.heads: dict[bytes, Head] = {}
+        self._once: set[int] = set()
         self.connections: set[Connection] = set()
         self.lingering: set[Connection] = set()
         self.capacity = limits.max_connections
@@ -37,7 +39,16 @@ class Plane:
         self.draining = False
 
     def remember(self, raw: bytes, head: Head) -> None:
-        """Keep a head for the next request with the same bytes."""
+        """Keep a head that is seen for the second time, for the next request with the same bytes.
+
+        Those that come once only, as with a trace id in each, would fill the memory and the collector's lists in vain.
+        """
+        mark = hash(raw)
+        if mark not in self._once:
+            if len(self._once) >= SEEN_HEADS:
+                self._once.clear()
+            self._once.add(mark)
+            return
         if len(self.heads) >= KNOWN_HEADS:
             self.heads.clear()
         self.heads[raw] = head
