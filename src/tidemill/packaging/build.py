@@ -28,7 +28,7 @@ from tidemill.packaging.options import Kind, PackageOptions, PackageReport
 from tidemill.packaging.samples import choose_samples
 from tidemill.packaging.sources import detect, drafts
 from tidemill.packaging.table import LikeTable, read_like
-from tidemill.packaging.transform import TRANSFORM_FILE, transformed
+from tidemill.packaging.transform import TRANSFORM_FILE, Transform, read_transform
 from tidemill.prediction.live import Live
 
 __all__ = ["package_model"]
@@ -48,10 +48,17 @@ def package_model(
     if target.exists() and not options.overwrite:
         raise PackageError(f"{out} exists; choose another --out, or pass --overwrite")
     table = _table(options)
+    transform = read_transform(Path(options.transform)) if options.transform is not None else None
     target.resolve().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tidemill-", dir=target.resolve().parent) as work:
-        chosen = _choose(kind, path, options, table, Path(work))
-        return _finish(chosen, target, path, options, table, Path(work))
+        behind, read = options, table
+        if transform is not None and transform.before:
+            # The table is what the transform reads, and says nothing of what the model behind it does.
+            behind, read = msgspec.structs.replace(behind, nullable=(), bounds={}, fill={}), None
+        if transform is not None and transform.outputs is not None:
+            behind = msgspec.structs.replace(behind, labels=(), threshold=None, top_k=None, tolerance={})
+        chosen = _choose(kind, path, behind, read, Path(work))
+        return _finish(chosen, target, options, transform, table, Path(work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +121,7 @@ def _agreement(draft: Draft, package: Package, table: LikeTable | None) -> tuple
 def _manifest(
     draft: Draft, kind: str, source: Path, options: PackageOptions, table: LikeTable | None
 ) -> tuple[Manifest, list[str]]:
-    inputs, notes = decorated_inputs(draft, options, table)
+    inputs, notes = decorated_inputs(draft.inputs, options, table, draft)
     outputs = decorated_outputs(draft.outputs, options)
     slo = Slo()
     if options.p99_ms is not None:
@@ -157,17 +164,27 @@ def _option_problems(manifest: Manifest) -> list[str]:
 
 
 def _finish(
-    chosen: _Chosen, target: Path, source: Path, options: PackageOptions, table: LikeTable | None, work: Path
+    chosen: _Chosen,
+    target: Path,
+    options: PackageOptions,
+    transform: Transform | None,
+    table: LikeTable | None,
+    work: Path,
 ) -> PackageReport:
     """Measure the chosen way with everything on (transform, fills), keep samples and write the package."""
     manifest, notes = chosen.manifest, list(chosen.notes)
-    if options.transform is not None:
-        manifest = transformed(manifest, Path(options.transform), table)
+    if transform is not None:
+        manifest = transform.signature(manifest, table)
+        if transform.before:
+            inputs, told = decorated_inputs(manifest.inputs, options, table, None)
+            manifest, notes = msgspec.structs.replace(manifest, inputs=inputs), notes + told
+        if transform.outputs is not None:
+            manifest = msgspec.structs.replace(manifest, outputs=decorated_outputs(transform.outputs, options))
 
     def fill(stage: Path) -> None:
         chosen.draft.fill(stage)
-        if options.transform is not None:
-            shutil.copyfile(options.transform, stage / TRANSFORM_FILE)
+        if transform is not None:
+            shutil.copyfile(transform.path, stage / TRANSFORM_FILE)
 
     live = Live.open(write_package(work / "whole", manifest, fill))
     samples = choose_samples(live, table, options.samples)

@@ -15,21 +15,20 @@ __all__ = ["decorated_inputs", "decorated_outputs"]
 
 
 def decorated_inputs(
-    draft: Draft, options: PackageOptions, table: LikeTable | None
+    inputs: tuple[Input, ...], options: PackageOptions, table: LikeTable | None, draft: Draft | None
 ) -> tuple[tuple[Input, ...], list[str]]:
-    """The draft's inputs with what was learned and said, and notes on it.
+    """The inputs with what was learned and said, and notes on it. `draft` is what reads them, None for a transform.
 
-    Raises ConfigError for names the model does not have, PackageError for missing cells it cannot be given.
+    Raises ConfigError for names that are no inputs, PackageError for missing cells that the model cannot be given.
     """
-    _check_names(draft, options)
+    _check_names(inputs, options)
     facts = table.columns if table is not None else {}
     notes: list[str] = []
-    inputs = tuple(_decorated(one, draft, options, facts, notes) for one in draft.inputs)
-    return inputs, notes
+    return tuple(_decorated(one, draft, options, facts, notes) for one in inputs), notes
 
 
-def _check_names(draft: Draft, options: PackageOptions) -> None:
-    names = {i.name for i in draft.inputs} | {c.name for i in draft.inputs for c in i.columns}
+def _check_names(inputs: tuple[Input, ...], options: PackageOptions) -> None:
+    names = {i.name for i in inputs} | {c.name for i in inputs for c in i.columns}
     problems = [
         f"{flag} {name}: the model has no such input or column; it has {', '.join(sorted(names))}"
         for flag, given in (("--nullable", options.nullable), ("--bound", options.bounds), ("--fill", options.fill))
@@ -41,7 +40,7 @@ def _check_names(draft: Draft, options: PackageOptions) -> None:
 
 
 def _decorated(
-    one: Input, draft: Draft, options: PackageOptions, facts: dict[str, ColumnFacts], notes: list[str]
+    one: Input, draft: Draft | None, options: PackageOptions, facts: dict[str, ColumnFacts], notes: list[str]
 ) -> Input:
     if one.columns:
         cells = tuple(_cell(c, options, facts.get(c.name)) for c in one.columns)
@@ -60,7 +59,9 @@ def _decorated(
             fill=options.fill.get(one.name, one.fill),
         )
         missing = one.name if one.nullable else None
-    if missing is None or one.fill is not None or one.type.is_float or draft.runtime.name != "onnx":
+    if missing is None or one.fill is not None or one.type.is_float:
+        return one
+    if draft is None or draft.runtime.name != "onnx":
         return one
     if one.datatype == "BYTES" and draft.empty_text_is_missing:
         notes.append(f"missing text in {one.name} reaches the model as the empty string")
@@ -97,7 +98,7 @@ def _tensor_fill(one: Input, options: PackageOptions) -> str | int | float | boo
 
 
 def decorated_outputs(outputs: tuple[Output, ...], options: PackageOptions) -> tuple[Output, ...]:
-    """The outputs with labels on the scores, and `decision`, `top_labels` and `top_scores` where asked for.
+    """The outputs with labels on the scores, and `above_threshold`, `top_labels` and `top_scores` where asked for.
 
     Raises ConfigError where there is no score output to read, or more than one, or an unknown name.
     """
@@ -118,7 +119,7 @@ def decorated_outputs(outputs: tuple[Output, ...], options: PackageOptions) -> t
         scores = labelled
     added: list[Output] = []
     if options.threshold is not None:
-        added.append(Output(name="decision", datatype="BOOL", source=scores.name, threshold=options.threshold))
+        added.append(Output(name="above_threshold", datatype="BOOL", source=scores.name, threshold=options.threshold))
     if options.top_k is not None:
         shape = (-1, options.top_k)
         kind = "top_labels" if scores.labels else "top_indices"

@@ -1,8 +1,9 @@
-"""`transform.py`: it may change what the package takes and gives, and says so itself or by the table."""
+"""`transform.py`: it may change what the package takes and gives, and says so itself or through the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,30 +17,45 @@ from tidemill.model.signature import Input, Output
 from tidemill.packaging.table import LikeTable
 from tidemill.runtimes.source import load_source
 
-__all__ = ["TRANSFORM_FILE", "declared", "transformed"]
+__all__ = ["TRANSFORM_FILE", "Transform", "declared", "read_transform"]
 
 TRANSFORM_FILE = "transform.py"
 
 
-def transformed(manifest: Manifest, path: Path, table: LikeTable | None) -> Manifest:
-    """The manifest with the transform's own `inputs` and `outputs` (`{name: (datatype, shape)}`) where it has them.
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A transform file: whether it has `before`, and the inputs and outputs it declares (None: those of the model)."""
 
-    A transform with `before` and without `inputs` takes the table's columns if they are not the model's.
-    Raises PackageError for a file that defines neither function.
+    path: Path
+    before: bool
+    inputs: tuple[Input, ...] | None
+    outputs: tuple[Output, ...] | None
+
+    def signature(self, manifest: Manifest, table: LikeTable | None) -> Manifest:
+        """The manifest with what the transform takes and gives: as it declares, else, where it has `before`, the
+        table's columns in their own types, else what the model takes and gives.
+        """
+        inputs, outputs = self.inputs or manifest.inputs, self.outputs or manifest.outputs
+        if self.before and self.inputs is None and table is not None:
+            inputs = tuple(_column(name, table) for name in table.features)
+        return msgspec.structs.replace(manifest, transform=TRANSFORM_FILE, inputs=inputs, outputs=outputs)
+
+
+def read_transform(path: Path) -> Transform:
+    """Run the file to see what it defines: `before(rows)`, `after(rows)`, and perhaps `inputs` and `outputs`
+    (`{name: (datatype, shape)}`). Raises PackageError for one that defines neither function.
     """
     if not path.is_file():
         raise PackageError(f"{path}: no such file")
     module = load_source(path)
     if not hasattr(module, "before") and not hasattr(module, "after"):
         raise PackageError(f"{path.name} defines neither before(rows) nor after(rows)")
-    inputs, outputs = manifest.inputs, manifest.outputs
+    inputs = outputs = None
     if hasattr(module, "inputs"):
         inputs = tuple(Input(name=n, datatype=d, shape=s) for n, d, s in declared(module, "inputs", path.name))
-    elif hasattr(module, "before") and table is not None and not _covers(inputs, table):
-        inputs = tuple(_column(name, table) for name in table.features)
     if hasattr(module, "outputs"):
         outputs = tuple(Output(name=n, datatype=d, shape=s) for n, d, s in declared(module, "outputs", path.name))
-    return msgspec.structs.replace(manifest, transform=TRANSFORM_FILE, inputs=inputs, outputs=outputs)
+    return Transform(path, hasattr(module, "before"), inputs, outputs)
 
 
 def declared(holder: ModuleType | type | object, what: str, who: str) -> list[tuple[str, Any, tuple[int, ...]]]:
@@ -59,11 +75,5 @@ def declared(holder: ModuleType | type | object, what: str, who: str) -> list[tu
     return out
 
 
-def _covers(inputs: tuple[Input, ...], table: LikeTable) -> bool:
-    needed = [n for i in inputs for n in ([c.name for c in i.columns] or [i.name])]
-    return all(n in table.columns for n in needed)
-
-
 def _column(name: str, table: LikeTable) -> Input:
-    facts = table.columns[name]
-    return Input(name=name, datatype=from_arrow_type(facts.type).name, nullable=facts.missing > 0)
+    return Input(name=name, datatype=from_arrow_type(table.columns[name].type).name)
