@@ -273,6 +273,10 @@ def test_tls() -> None:
             assert [a.body for a in client.answers(3)] == [b"one", big, b"last"]
             assert client.rest() == b""
         with running.client(client_context) as client:
+            # All of a large last answer arrives before the end does.
+            assert client.send(post(big * 5, b"/", b"Connection: close")).answer().body == big * 5
+            assert client.rest() == b""
+        with running.client(client_context) as client:
             assert client.send(b"nonsense\r\n\r\n").answer().status == 400
 
 

@@ -81,7 +81,7 @@ class Connection(Reader, asyncio.Protocol):
         body = error_body(f"the server holds its limit of {plane.capacity} connections; try again")
         framing = (b"content-length: %d\r\nconnection: close\r\n" % len(body),)
         self.send(head_bytes(503, JSON, ((b"retry-after", b"1"),), self.clock.date, framing) + body)
-        self._linger()
+        self._linger(sending=True)
 
     def data_received(self, data: bytes) -> None:
         if self._stage == BETWEEN and data.startswith(self._same) and len(data) == self._same_size:
@@ -191,7 +191,7 @@ class Connection(Reader, asyncio.Protocol):
                     if first.phase == DONE:
                         queue.popleft()
                         if self._leaving:
-                            self._leave()
+                            self._leave(first)
                             return
                         continue
                 if not waiting or self.clogged or len(queue) >= self._most:
@@ -226,28 +226,33 @@ class Connection(Reader, asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
-    def _leave(self) -> None:
+    def _leave(self, last: Http1Request) -> None:
         self.queue.clear()
         if self._eof:
             self._transport.close()
         else:
-            self._linger()
+            self._linger(sending=last.head is REFUSED)
 
-    def _linger(self) -> None:
-        """Close so that the client still gets its last answer: a reset would overtake it if bytes came meanwhile."""
+    def _linger(self, sending: bool = False) -> None:
+        """Close so that the client still gets its last answer: a reset would overtake it if bytes came meanwhile.
+
+        `sending`: the client may well be in the middle of something that was refused.
+        """
         plane = self._plane
         self._stage = DEAF
         plane.connections.discard(self)
         crowded = len(plane.lingering) >= LINGERING
         plane.lingering.add(self)
-        if crowded:
+        self._since = monotonic()
+        half_close = self._transport.can_write_eof()
+        if crowded or not (half_close or sending):
+            # TLS has no half-close, and a client may wait for the end.
             self._transport.close()
             return
-        self._since = monotonic()
         if self._held:
             self._held = False
             self._transport.resume_reading()
-        if self._transport.can_write_eof():
+        if half_close:
             self._transport.write_eof()
 
     # -- time -----------------------------------------------------------------------------------------------
