@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemill.batch.assembly import Assembly
 from tidemill.batch.dead import dead_schema
 from tidemill.batch.ledger import Sealed, part_file, sync_directory, write_durably
 from tidemill.batch.manifest import DIRECTORY, RunManifest, dead_path, manifest_path
@@ -21,17 +21,20 @@ from tidemill.errors import RunError, SinkError
 __all__ = ["commit"]
 
 
-def commit(manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, schema: pa.Schema, *, overwrite: bool) -> None:
-    """Publish a complete run. Safe to repeat after a crash at any point, until the target tells it is committed.
+def commit(
+    manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, joined: Assembly | None, *, overwrite: bool
+) -> None:
+    """Publish a complete run: its parts as a directory, or the one file they were joined to. Safe to repeat after a
+    crash at any point, until the target tells it is committed.
 
     Raises SinkError where the disk refuses, RunError where something else has taken the output's name; then
     nothing is published and the stage stays.
     """
     try:
-        if manifest.plan.job.sink.directory:
+        if joined is None:
             _commit_directory(manifest, sealed, stage, overwrite)
         else:
-            _commit_file(manifest, sealed, stage, schema, overwrite)
+            _commit_file(manifest, sealed, stage, joined, overwrite)
     except FileExistsError as error:
         raise RunError(
             f"{error.filename}: appeared while the run was going; move it away, or pass --overwrite, and resume"
@@ -74,32 +77,23 @@ def _commit_directory(manifest: RunManifest, sealed: Sequence[Sealed], stage: Pa
 
 
 def _commit_file(
-    manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, schema: pa.Schema, overwrite: bool
+    manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, joined: Assembly, overwrite: bool
 ) -> None:
     plan = manifest.plan
-    target, aside = Path(plan.job.sink.path), stage / "work" / "output"
-    stamp = msgspec.json.encode({"run_id": plan.run_id, "package": plan.package})
-    sink(plan.job.sink.format).join([stage / "parts" / m.part.name for m in sealed], aside, schema, stamp)
-    joined = msgspec.structs.replace(part_file(aside, sink(plan.job.sink.format).count(aside)), name=target.name)
-    if joined.rows - _header_rows(plan.job.sink.format) != manifest.written:
-        raise RunError(f"{target.name} holds {joined.rows} rows, {manifest.written} were written; nothing is published")
+    target = Path(plan.job.sink.path)
+    whole = joined.finish()
     if manifest.dead:
         _join_dead(manifest, sealed, stage)
-    joined = msgspec.structs.replace(joined, rows=manifest.written)
-    record = msgspec.structs.replace(manifest, parts=(joined,))
+    record = msgspec.structs.replace(manifest, parts=(whole,))
     write_durably(manifest_path(plan.job.sink), msgspec.json.encode(record))
     if overwrite:
-        os.rename(aside, target)
+        os.rename(joined.path, target)
     else:
-        rename_new(aside, target)
+        rename_new(joined.path, target)
     sync_directory(target.parent)
     if not manifest.dead and plan.job.dead_letters is None:
         # Those of an output that was here before are not this one's.
         dead_path(plan).unlink(missing_ok=True)
-
-
-def _header_rows(format_: str) -> int:
-    return 1 if format_ == "csv" else 0
 
 
 def _keep_only(directory: Path, names: set[str]) -> None:

@@ -24,7 +24,7 @@ class ScoreOptions(Config, frozen=True, kw_only=True):
     (.parquet or .jsonl); by default they lie with the output.
     """
 
-    chunk_rows: Positive = 32_768
+    chunk_rows: Positive = 16_384
     call_rows: Positive | None = None
     workers: Positive | None = None
     select: tuple[str, ...] = ()

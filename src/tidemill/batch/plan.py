@@ -78,6 +78,7 @@ class Plan(Config, frozen=True, kw_only=True):
     """All that scoring a shard needs beside the package.
 
     `read` is the Arrow schema (IPC) of the columns that are read, `copied` those of them that go to the output.
+    `call_rows` is settled when the run begins.
     """
 
     format: Literal[1]
@@ -92,6 +93,7 @@ class Plan(Config, frozen=True, kw_only=True):
     read: bytes
     copied: tuple[str, ...]
     shards: tuple[Shard, ...]
+    call_rows: int | None = None
 
     @property
     def read_schema(self) -> pa.Schema:
@@ -103,6 +105,11 @@ class Plan(Config, frozen=True, kw_only=True):
         """Rows of the whole input, or None where only reading tells."""
         rows = [f.rows for f in self.files]
         return sum(r for r in rows if r is not None) if None not in rows else None
+
+    @property
+    def stamp(self) -> bytes:
+        """What an output file says of itself, where its format can: the run and the package, as JSON."""
+        return msgspec.json.encode({"run_id": self.run_id, "package": self.package})
 
     def outputs(self, live: Live) -> list[Output]:
         """The model outputs that are written, in the package's order."""

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import msgspec
 
-from tidemill.batch.commit import commit
-from tidemill.batch.engines.local import run_local
-from tidemill.batch.ledger import Ledger, Sealed, stage_path, write_durably
-from tidemill.batch.manifest import DIRECTORY, RunManifest, checked_manifest, committed, manifest_path
+from tidemill.batch.calls import call_rows
+from tidemill.batch.ledger import Ledger, stage_path
+from tidemill.batch.manifest import DIRECTORY, RunManifest, committed
 from tidemill.batch.options import Progress, RunReport, ScoreOptions
 from tidemill.batch.places import SinkPlace, find_files, sink_place
 from tidemill.batch.plan import Plan, build_plan, differences
+from tidemill.batch.run import report, run_plan
 from tidemill.batch.sinks import sink as sink_format
-from tidemill.batch.watch import Watch
 from tidemill.config import decode
 from tidemill.errors import BudgetExceeded, ConfigError, RunError
-from tidemill.model.package import Package, open_package
+from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["score"]
 
-# Small calls stay in the cache: about a thousand rows beat sixteen thousand. Wide rows are bounded by bytes.
-_CALL_ROWS = 1024
-_CALL_BYTES = 8 << 20
 _DEFAULTS = ScoreOptions()
 
 
@@ -67,7 +60,7 @@ def score(
     _check_apart(Path(source), root, [f.name for f in files], place)
     if not ours:
         _check_target(place, found, options.overwrite)
-    live = _open(open_package(package), options)
+    live = Live.open(open_package(package))
     plan = build_plan(run_id, os.fspath(source), place, options, live, root, format_, files)
     reason = sink_format(place.format).check(plan.output_schema(live))
     if reason is not None:
@@ -77,87 +70,26 @@ def score(
         _check_same(found.plan, plan)
         with Ledger(stage) as ledger:  # what a crash after the commit left behind
             ledger.remove()
-        return _report(found, "already_done", 0, 0.0, 0)
+        return report(found, "already_done")
     with Ledger(stage) as ledger, _terminable():
         begun = ledger.plan()
         if begun is None:
-            ledger.begin(plan)
-        else:
-            _check_same(begun, plan)
-            plan = begun
+            begun = msgspec.structs.replace(plan, call_rows=call_rows(live, plan))
+            ledger.begin(begun)
+        _check_same(begun, plan)
+        live = Live(live.package, live.runtime, call_rows=begun.call_rows)
+        workers = options.workers or cpu_budget()
         try:
-            return _run(live, plan, ledger, options, progress)
+            return run_plan(live, begun, ledger, workers=workers, overwrite=options.overwrite, tell=progress)
         except BudgetExceeded:
             raise
         except RunError as error:
             raise type(error)(f"{error} (run {run_id})") from error
 
 
-def _run(
-    live: Live, plan: Plan, ledger: Ledger, options: ScoreOptions, progress: Callable[[Progress], None] | None
-) -> RunReport:
-    sealed = ledger.sealed(plan)
-    resumed = len(sealed)
-    watch = Watch(plan.run_id, plan.total_rows, len(plan.shards), plan.job.max_error_rate, progress)
-    for marker in sealed.values():
-        watch.resumed(marker.read, marker.errors)
-    pending = [s for s in plan.shards if s.index not in sealed]
-
-    def keep(marker: Sealed) -> None:
-        sealed[marker.shard] = marker
-
-    def manifest(state: Literal["done", "over_budget"]) -> RunManifest:
-        return checked_manifest(
-            plan,
-            [sealed[i] for i in sorted(sealed)],
-            ledger.stage,
-            state=state,
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=watch.seconds,
-        )
-
-    try:
-        run_local(live, plan, pending, ledger.stage, options.workers or cpu_budget(), watch, keep)
-        watch.finish()
-    except BudgetExceeded as error:
-        record = manifest("over_budget")
-        read, dead, errors = watch.totals()
-        where = ledger.stage / "manifest.json"
-        write_durably(where, msgspec.json.encode(record))
-        told = _report(record, "over_budget", resumed, watch.seconds, watch.fresh_rows)
-        told = msgspec.structs.replace(
-            told,
-            read=read,
-            written=read - dead,
-            dead=dead,
-            errors=errors,
-            dead_letters=str(ledger.stage / "dead"),
-            manifest=str(where),
-        )
-        raise BudgetExceeded(
-            f"{error}; nothing is published; the dead letters are in {ledger.stage / 'dead'}", report=told
-        ) from None
-    record = manifest("done")
-    markers = [sealed[i] for i in sorted(sealed)]
-    commit(record, markers, ledger.stage, plan.output_schema(live), overwrite=options.overwrite)
-    ledger.remove()
-    return _report(record, "done", resumed, watch.seconds, watch.fresh_rows)
-
-
 def _checked(options: ScoreOptions) -> ScoreOptions:
     """Structs built in Python are not validated by msgspec: do it here, in the words of the option."""
     return decode(msgspec.to_builtins(options), ScoreOptions, "options")
-
-
-def _open(package: Package, options: ScoreOptions) -> Live:
-    row_bytes = 0
-    for one in package.manifest.inputs:
-        cells = 1
-        for d in one.shape[1:]:
-            cells *= max(d, 1)
-        row_bytes += cells * max(one.type.size, 8)
-    by_bytes = max(1, _CALL_BYTES // max(1, row_bytes))
-    return Live.open(package, call_rows=min(options.call_rows or _CALL_ROWS, by_bytes))
 
 
 def _check_target(place: SinkPlace, found: RunManifest | None, overwrite: bool) -> None:
@@ -190,34 +122,6 @@ def _check_same(begun: Plan, plan: Plan) -> None:
         raise RunError(
             f"run {plan.run_id} cannot go on: {'; '.join(changed[:5])}; begin a new run, with another run id"
         )
-
-
-def _report(
-    manifest: RunManifest,
-    state: Literal["done", "already_done", "over_budget"],
-    resumed: int,
-    seconds: float,
-    fresh: int,
-) -> RunReport:
-    plan = manifest.plan
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return RunReport(
-        run_id=plan.run_id,
-        state=state,
-        read=manifest.read,
-        written=manifest.written,
-        dead=manifest.dead,
-        errors=manifest.errors,
-        files=len(plan.files),
-        shards=len(plan.shards),
-        resumed_shards=resumed,
-        seconds=round(seconds, 3),
-        rows_per_second=round(fresh / seconds, 1) if seconds > 0 else 0.0,
-        peak_rss_bytes=peak if sys.platform == "darwin" else peak * 1024,
-        output=plan.job.sink.path,
-        dead_letters=manifest.dead_letters,
-        manifest=str(manifest_path(plan.job.sink)),
-    )
 
 
 @contextmanager

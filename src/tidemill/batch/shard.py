@@ -183,13 +183,14 @@ class _Parts:
         self._sink = sink(plan.job.sink.format)
         self._dead_sink = sink("parquet")
         self._schema, self._dead_schema = schema, dead_schema(plan.read_schema)
-        self._stamp = msgspec.json.encode({"run_id": plan.run_id, "package": plan.package})
+        self._stamp = plan.stamp
         self._part_name = f"part-{shard.index:05d}{self._sink.suffix}"
         self._dead_name = f"part-{shard.index:05d}{self._dead_sink.suffix}"
         self._part: PartWriter | None = None
         self._dead: PartWriter | None = None
         try:
-            self._part = self._sink.open(self._work / self._part_name, schema, self._stamp)
+            passing = not plan.job.sink.directory
+            self._part = self._sink.open(self._work / self._part_name, schema, self._stamp, passing=passing)
         except OSError as error:
             raise _unwritable(self._part_name, error) from error
 

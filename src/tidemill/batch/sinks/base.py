@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["PartWriter", "Sink"]
+__all__ = ["Joiner", "PartWriter", "Sink"]
 
 
 class PartWriter(Protocol):
     """Writes one part. What it writes counts only once `close` has returned. Raises OSError as the disk does."""
 
     def write(self, batch: pa.RecordBatch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Joiner(Protocol):
+    """Makes one file of parts that are added in order. Raises OSError as the disk does."""
+
+    def add(self, part: Path) -> None: ...
 
     def close(self) -> None: ...
 
@@ -28,14 +35,17 @@ class Sink(Protocol):
         """Why this format cannot hold a table of this schema, in one sentence, or None."""
         ...
 
-    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> PartWriter:
-        """A writer of a part. `stamp` (JSON) names run and package and is kept inside where the format can."""
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes, *, passing: bool = False) -> PartWriter:
+        """A writer of a part. `stamp` (JSON) names run and package and is kept inside where the format can.
+
+        A `passing` part will be joined and then thrown away: it is written for speed.
+        """
         ...
 
     def count(self, path: Path) -> int:
         """The rows a written part really holds, as the file itself tells."""
         ...
 
-    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
-        """All parts, in order, as one file."""
+    def join(self, path: Path, schema: pa.Schema, stamp: bytes) -> Joiner:
+        """A writer of the one file that holds all parts."""
         ...

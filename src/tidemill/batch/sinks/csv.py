@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from tidemill.batch.sinks.lines import join_files
+from tidemill.batch.sinks.lines import LineJoiner
 
 __all__ = ["CsvSink"]
 
@@ -33,8 +32,8 @@ class CsvSink:
         twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
         return None if twice is None else f"two columns would be called {twice!r}; rename one, or write Parquet"
 
-    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> CsvPart:
-        del stamp  # CSV has no place for it
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes, *, passing: bool = False) -> CsvPart:
+        del stamp, passing  # CSV has no place for a stamp, and one way to be written
         return CsvPart(path, schema)
 
     def count(self, path: Path) -> int:
@@ -51,10 +50,10 @@ class CsvSink:
                 inside = int(quotes[-1]) % 2
         return rows
 
-    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
+    def join(self, path: Path, schema: pa.Schema, stamp: bytes) -> LineJoiner:
         del stamp
         header = ",".join('"' + n.replace('"', '""') + '"' for n in _flat_schema(schema).names) + "\n"
-        join_files(header.encode(), parts, path)
+        return LineJoiner(path, header.encode())
 
 
 class CsvPart:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
-from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 
-from tidemill.batch.sinks.lines import join_files
+from tidemill.batch.sinks.lines import LineJoiner
 
 __all__ = ["JsonlSink"]
 
@@ -27,8 +26,8 @@ class JsonlSink:
         del schema
         return None
 
-    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> JsonlPart:
-        del schema, stamp  # a line tells its own names; JSON lines have no place for a stamp
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes, *, passing: bool = False) -> JsonlPart:
+        del schema, stamp, passing  # a line tells its own names; JSON lines have no place for a stamp
         return JsonlPart(path)
 
     def count(self, path: Path) -> int:
@@ -38,9 +37,9 @@ class JsonlSink:
                 rows += block.count(b"\n")
         return rows
 
-    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
+    def join(self, path: Path, schema: pa.Schema, stamp: bytes) -> LineJoiner:
         del schema, stamp
-        join_files(b"", parts, path)
+        return LineJoiner(path)
 
 
 class JsonlPart:

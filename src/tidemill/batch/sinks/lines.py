@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["join_files"]
+__all__ = ["LineJoiner"]
 
 
-def join_files(header: bytes, parts: Sequence[Path], path: Path) -> None:
+class LineJoiner:
     """Header and parts one after the other."""
-    with open(path, "wb") as out:
-        out.write(header)
-        for part in parts:
-            with open(part, "rb") as file:
-                shutil.copyfileobj(file, out, 4 << 20)
-        out.flush()
-        os.fsync(out.fileno())
+
+    def __init__(self, path: Path, header: bytes = b"") -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._file.write(header)
+
+    def add(self, part: Path) -> None:
+        with open(part, "rb") as file:
+            shutil.copyfileobj(file, self._file, 4 << 20)
+
+    def close(self) -> None:
+        self._file.close()

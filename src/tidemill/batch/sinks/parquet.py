@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,31 +23,31 @@ class ParquetSink:
         del schema
         return None
 
-    def open(self, path: Path, schema: pa.Schema, stamp: bytes) -> ParquetPart:
-        return ParquetPart(path, schema.with_metadata({STAMP: stamp}))
+    def open(self, path: Path, schema: pa.Schema, stamp: bytes, *, passing: bool = False) -> ParquetPart:
+        return ParquetPart(path, schema.with_metadata({STAMP: stamp}), passing)
 
     def count(self, path: Path) -> int:
         rows: int = pq.read_metadata(path).num_rows
         return rows
 
-    def join(self, parts: Sequence[Path], path: Path, schema: pa.Schema, stamp: bytes) -> None:
-        writer = self.open(path, schema, stamp)
-        try:
-            for part in parts:
-                with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 18) as file:
-                    for batch in file.iter_batches(32_768, use_threads=False):
-                        writer.write(batch)
-        finally:
-            writer.close()
+    def join(self, path: Path, schema: pa.Schema, stamp: bytes) -> ParquetJoiner:
+        return ParquetJoiner(self.open(path, schema, stamp))
 
 
 class ParquetPart:
     """Holds at most one row group in memory."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, passing: bool) -> None:
         self._schema = schema
         texts = [f.name for f in schema if _repeats(f.type)]
-        self._writer = pq.ParquetWriter(path, schema, use_dictionary=texts, write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            use_dictionary=texts,
+            compression="none" if passing else "snappy",
+            write_statistics=not passing,
+            write_page_checksum=not passing,
+        )
         self._held: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
 
@@ -70,6 +69,21 @@ class ParquetPart:
         table = pa.Table.from_batches(self._held, self._schema)
         self._held, self._rows, self._bytes = [], 0, 0
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+
+class ParquetJoiner:
+    """Reads parts chunk by chunk and writes them again."""
+
+    def __init__(self, writer: ParquetPart) -> None:
+        self._writer = writer
+
+    def add(self, part: Path) -> None:
+        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 18) as file:
+            for batch in file.iter_batches(32_768, use_threads=False):
+                self._writer.write(batch)
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_stamp(path: Path) -> bytes | None:
