@@ -84,15 +84,18 @@ def test_integers_that_may_be_missing_are_floats_as_pandas_reads_them(tmp_path: 
 
 def test_a_nullable_column_has_one_dtype_whatever_the_call_holds(tmp_path: Path) -> None:
     """What one row holds must not decide how its neighbours are read."""
-    frame = pd.DataFrame({"n": [1.0, 2.0, np.nan]})
+    frame = pd.DataFrame({"n": [1.0, 2.0, np.nan], "b": [True, False, None]})
     model = OneHotEncoder(sparse_output=False, handle_unknown="ignore").fit(frame)
-    inputs = [Input(name="n", datatype="INT64", nullable=True)]
-    outputs = [Output(name="transformed", datatype="FP64", shape=(-1, 3))]
+    inputs = [Input(name="n", datatype="INT64", nullable=True), Input(name="b", datatype="BOOL", nullable=True)]
+    outputs = [Output(name="transformed", datatype="FP64", shape=(-1, 6))]
     live = Live.open(sklearn_package(tmp_path / "p", model, inputs, outputs))
-    together = live.predict(live.intake.from_lists({"n": (None, [1, None])})).outputs["transformed"].tolist()
-    alone = live.predict(live.intake.from_lists({"n": (None, [1])})).outputs["transformed"].tolist()
-    assert together == [[1, 0, 0], [0, 0, 1]]
-    assert alone == [[1, 0, 0]]
+    together = live.intake.from_records([{"n": 1, "b": True}, {}])
+    alone = together.slice(0, 1)
+    whole = live.intake.from_records([{"n": 1, "b": True}])
+    for rows in (together, alone, whole):
+        assert live.runtime._frame(rows).dtypes.tolist() == frame.dtypes.tolist()
+        assert live.predict(rows).outputs["transformed"][0].tolist() == [1, 0, 0, 0, 1, 0]
+    assert live.predict(together).outputs["transformed"][1].tolist() == [0, 0, 1, 0, 0, 1]
 
 
 def test_one_tensor_is_given_as_an_array(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def _column(name: str, rows: Rows, absent: Any, nullable: frozenset[str]) -> Arr
         missing = ~mask
     if missing.any():
         array = array.copy()
-        array[missing] = np.nan if absent is None else absent
+        array[missing] = absent if array.dtype.kind == "O" else np.nan
     return array
 
 
