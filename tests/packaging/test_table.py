@@ -46,6 +46,29 @@ def test_formats(tmp_path: Path, name: str) -> None:
     assert (found.columns["age"].minimum, found.columns["age"].maximum) == (17, 41)
 
 
+def test_an_empty_cell_of_csv_is_missing_and_quoted_nothing_is_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('city,n\n,1\n"",2\nNA,\n' + "Bern,3\n" * 20)
+    columns = read_like(str(tmp_path / "t.csv"), [], 100).columns
+    assert (columns["city"].missing, columns["city"].values) == (1, {"", "NA", "Bern"})
+    assert columns["n"].missing == 1
+
+
+def test_partitions_and_compressed_text_are_read(tmp_path: Path) -> None:
+    import gzip
+
+    for year, city in ((2025, "Bern"), (2026, "Wil")):
+        home = tmp_path / "t" / f"year={year}" / f"city={city}"
+        home.mkdir(parents=True)
+        with gzip.open(home / "a.csv.gz", "wt") as file:
+            file.write("x\n1\n2\n" if year == 2025 else "x\n1.5\n")
+    found = read_like(str(tmp_path / "t"), [], 100)
+    assert found.features == ("x", "year", "city")
+    assert found.count == 3
+    assert str(found.columns["x"].type) == "double", "integers in one file, fractions in another"
+    assert (found.columns["year"].minimum, found.columns["year"].maximum) == (2025, 2026)
+    assert found.columns["city"].values == {"Bern", "Wil"}
+
+
 def test_facts(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "t.parquet")
     columns = read_like(str(tmp_path / "t.parquet"), [], 100).columns
@@ -85,8 +108,8 @@ def test_rows_are_a_choice_of_the_whole_and_the_rare_missing_cells_are_in_it(tmp
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("gone.parquet", None, "no such file"),
-        ("t.xlsx", b"x", "not a table; expected one of .parquet"),
+        ("gone.parquet", None, "no such file or directory"),
+        ("t.xlsx", b"x", "t.xlsx: not known by its suffix; expected .parquet"),
         ("t.parquet", b"PAR1 not really", "cannot be read as a table"),
         ("t.csv", b"a,b\n1\n", "cannot be read as a table"),
         ("t.csv", b"a,b\n", "has no rows"),

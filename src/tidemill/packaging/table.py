@@ -13,7 +13,8 @@ import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.json
 
-from tidemill.errors import InputError
+from tidemill.batch.places import InputFile, find_files
+from tidemill.errors import InputError, SourceError
 from tidemill.model.profile import ColumnProfile, TableProfile
 from tidemill.rows import Array
 
@@ -22,15 +23,7 @@ __all__ = ["KEPT_ROWS", "ColumnFacts", "LikeTable", "read_like"]
 KEPT_ROWS = 2000
 _KEPT_WITH_NULLS = 500
 _SEED = 20_000
-_FORMATS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".gz": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-}
+_BATCH_ROWS = 65_536
 
 
 @dataclass(slots=True)
@@ -87,7 +80,7 @@ class LikeTable:
 
 
 def read_like(path: str, drop: Sequence[str], most_categories: int) -> LikeTable:
-    """Read a Parquet, CSV or JSON-lines file, or a directory of Parquet files.
+    """Read Parquet, CSV or JSON lines (gzip, zstd): a file, a directory or a glob, with hive partitions.
 
     Raises InputError for a table that is missing, unreadable or empty, or lacks a column that is to be dropped.
     """
@@ -120,19 +113,43 @@ def read_like(path: str, drop: Sequence[str], most_categories: int) -> LikeTable
 
 
 def _batches(path: str) -> Iterator[pa.RecordBatch]:
-    place = Path(path)
-    format_ = "parquet" if place.is_dir() else _FORMATS.get(place.suffix.lower())
-    if format_ is None:
-        raise InputError(f"{path}: not a table; expected one of {', '.join(_FORMATS)} or a directory of Parquet files")
-    if not place.exists():
-        raise InputError(f"{path}: no such file")
-    if format_ == "json":
-        yield from pyarrow.json.read_json(place).to_batches(max_chunksize=65_536)
-    elif format_ == "csv":
-        # Whether a column is text must not depend on which block it was first seen in, so the whole is typed at once.
-        yield from pyarrow.csv.read_csv(place).to_batches(max_chunksize=65_536)
-    else:
-        yield from ds.dataset(place, format="parquet").to_batches(batch_size=65_536)
+    """The table's rows, its hive partitions as columns; the same files that `tidemill score` would read."""
+    try:
+        root, format_, files = find_files(path)
+    except SourceError as error:
+        raise InputError(str(error)) from None
+    if format_ == "parquet":
+        for file in files:
+            for batch in ds.dataset(root / file.name, format="parquet").to_batches(batch_size=_BATCH_ROWS):
+                yield _with_partition(batch, file)
+        return
+    # Whether a column is text must not depend on which block it was first seen in, so the whole is typed at once.
+    read = _read_csv if format_ == "csv" else pyarrow.json.read_json
+    tables = []
+    for file in files:
+        batches = [_with_partition(b, file) for b in read(root / file.name).combine_chunks().to_batches()]
+        tables += [pa.Table.from_batches(batches)] if batches else []
+    if tables:
+        yield from pa.concat_tables(tables, promote_options="permissive").to_batches(max_chunksize=_BATCH_ROWS)
+
+
+def _read_csv(path: Path) -> pa.Table:
+    """As batch scoring reads it: an empty unquoted cell is null, `""` is empty text, and no word stands for null."""
+    convert = pyarrow.csv.ConvertOptions(null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False)
+    return pyarrow.csv.read_csv(
+        path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert
+    )
+
+
+def _with_partition(batch: pa.RecordBatch, file: InputFile) -> pa.RecordBatch:
+    for name, value in file.partition.items():
+        if name not in batch.schema.names:
+            number = value is not None and value.lstrip("-").isdecimal()
+            cell = pa.scalar(
+                int(value) if number and value is not None else value, pa.int64() if number else pa.string()
+            )
+            batch = batch.append_column(name, pa.repeat(cell, batch.num_rows))
+    return batch
 
 
 def _look(facts: ColumnFacts, column: pa.Array, most: int) -> Array:
