@@ -124,6 +124,13 @@ def test_what_is_no_table_is_said_so(tmp_path: Path, name: str, content: bytes |
     assert told in str(caught.value)
 
 
+def test_files_of_one_table_have_the_same_columns(tmp_path: Path) -> None:
+    pq.write_table(TABLE, tmp_path / "a.parquet")
+    pq.write_table(TABLE.drop(["age"]), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="its files differ in columns: amount, city"):
+        read_like(str(tmp_path), [], 100)
+
+
 def test_a_column_to_drop_must_be_there(tmp_path: Path) -> None:
     pq.write_table(TABLE, tmp_path / "t.parquet")
     with pytest.raises(InputError, match="no column churn to drop; it has age, amount"):

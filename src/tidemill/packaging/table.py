@@ -92,6 +92,8 @@ def read_like(path: str, drop: Sequence[str], most_categories: int) -> LikeTable
         for batch in _batches(path):
             if not columns:
                 columns = {f.name: ColumnFacts(f.type) for f in batch.schema}
+            if batch.schema.names != list(columns):
+                raise InputError(f"{path}: its files differ in columns: {', '.join(batch.schema.names)}")
             missing = np.zeros(batch.num_rows, np.bool_)
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 missing |= _look(columns[name], column, most_categories)
@@ -145,9 +147,7 @@ def _with_partition(batch: pa.RecordBatch, file: InputFile) -> pa.RecordBatch:
     for name, value in file.partition.items():
         if name not in batch.schema.names:
             number = value is not None and value.lstrip("-").isdecimal()
-            cell = pa.scalar(
-                int(value) if number and value is not None else value, pa.int64() if number else pa.string()
-            )
+            cell = pa.scalar(value, pa.string()).cast(pa.int64() if number else pa.string())
             batch = batch.append_column(name, pa.repeat(cell, batch.num_rows))
     return batch
 
