@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # Left callers' places in the queue are swept out once there are this many, and more of them than of others.
 SWEEP_GONE = 32
+# Inline calls that are so many times slower than measured at the start go to threads, for so many seconds.
+SLOW = 4.0
+SLOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class Batched:
         self._gone = 0  # callers in the queue that no longer wait
         self._running_until = 0.0
         self._pace = 1.0  # measured seconds of recent calls ÷ those the profile expected
+        self._inline_pace = 1.0  # the same, of calls on the event loop, where one outlier counts for little
+        self._threads_until = 0.0
         self._loop = loop
         self._queue: deque[Call] = deque()
         self._running: set[Call] = set()
@@ -103,9 +108,10 @@ class Batched:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
         self._variable = [i.name for i in live.package.manifest.inputs if -1 in i.shape[1:]]
-        self._inline_rows = (
-            profile.rows_within(limits.inline_seconds) if profile.cost(1) <= limits.inline_seconds else 0
-        )
+        quick = not live.may_block and profile.cost(1) <= limits.inline_seconds
+        self._inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
+        # So little work that admission need not think about it.
+        self._free_rows = min(self._inline_rows, limits.max_queue_rows)
         row_bytes = max(1, sum(_row_bytes(i.shape, i.type.size) for i in live.package.manifest.inputs))
         self._most_rows = min(limits.max_rows, max(1, limits.max_bytes // row_bytes))
         self._workers = Workers(limits.workers, f"model-{live.package.name}")
@@ -129,7 +135,7 @@ class Batched:
             raise Unavailable("draining: this replica takes no more work", retry_after=1.0)
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
-        if self._queue or self.busy:
+        if self.busy or self.queued_rows + rows > self._free_rows:
             self._admit(now, rows, call.deadline)
         call.queued = now
         call.waits_in = self
@@ -183,16 +189,12 @@ class Batched:
             group, rows = self._next_group()
             if not group:
                 continue
-            if rows <= self._inline_rows and not self._slowed():
+            if rows <= self._inline_rows and monotonic() >= self._threads_until:
                 self._run_inline(group, rows)
             else:
                 self._run_on_thread(group, rows)
         if self.queued_rows:
             self._set_alarm(min([c.deadline for c in self._queue if not c.done]))
-
-    def _slowed(self) -> bool:
-        """The model got so much slower than its profile that the event loop must not wait for it."""
-        return self._pace > 4.0
 
     def _next_group(self) -> tuple[list[Call], int]:
         """The longest prefix of the queue that may be one model call; what is cancelled or late falls out."""
@@ -229,7 +231,17 @@ class Batched:
             log.exception("the path itself failed")
             self._fail(group, error)
             return
-        self._deliver(group, rows, result, started, gathered, monotonic())
+        finished = monotonic()
+        self._mind(rows, finished - started, finished)
+        self._deliver(group, rows, result, started, gathered, finished)
+
+    def _mind(self, rows: int, seconds: float, now: float) -> None:
+        """A model that got much slower than its profile must not hold up the event loop: threads, for a while."""
+        slowness = seconds / self.profile.cost(rows)
+        self._inline_pace += 0.1 * (min(slowness, 10.0) - self._inline_pace)
+        if self._inline_pace > SLOW:
+            self._inline_pace = 1.0
+            self._threads_until = now + SLOW_SECONDS
 
     def _run_on_thread(self, group: list[Call], rows: int) -> None:
         started = monotonic()

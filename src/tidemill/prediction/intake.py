@@ -30,6 +30,9 @@ class Intake:
         # scalar column → (the tensor it belongs to, its place)
         self.by_column = {c.name: (i, j) for i in inputs for j, c in enumerate(i.columns)}
         self.table_columns = [n for i in inputs for n in ([c.name for c in i.columns] or [i.name])]
+        # What a record of scalars may hold, if scalars are all there is.
+        scalars = all(i.columns or _is_scalar(i) for i in inputs)
+        self._scalars = frozenset(self.table_columns if scalars else ())
 
     # -- arrays: the binary wire, NumPy callers ------------------------------------------------------------
 
@@ -127,6 +130,9 @@ class Intake:
         """Row objects: `[{"age": 41, …}, …]`. A column that a row leaves out is missing in that row, and in that row
         only: what the other rows hold changes nothing in it.
         """
+        rows = self._from_scalars(records)
+        if rows is not None:
+            return rows
         lists: dict[str, list[Any]] = {}
         for i, record in enumerate(records):
             if not isinstance(record, dict):
@@ -149,6 +155,31 @@ class Intake:
                 absent = values.index(None)
                 raise InputError(f"{name}: missing in row {absent}; a tensor cannot be missing", name, absent)
         return self.from_lists({k: (None, v) for k, v in lists.items()})
+
+    def _from_scalars(self, records: list[Any]) -> Rows | None:
+        """Records of scalars, whole tensors at a time; None for others, and where something is wrong and is to be
+        named by its column.
+        """
+        if not self._scalars:
+            return None
+        n = len(records)
+        columns: dict[str, Array] = {}
+        valid: dict[str, Array] = {}
+        try:
+            for record in records:
+                if not record.keys() <= self._scalars:
+                    return None
+            for one in self.inputs:
+                names = [c.name for c in one.columns] or [one.name]
+                flat = [record.get(name) for record in records for name in names]
+                array, mask = array_from_list(flat, one.type, one.name, nullable=True, binary=one.binary)
+                shape = (n,) if len(one.shape) == 1 else (n, len(names))
+                columns[one.name] = array.reshape(shape)
+                if mask is not None:
+                    valid[one.name] = mask.reshape(shape)
+        except (AttributeError, InputError):
+            return None
+        return Rows(columns, n, valid)
 
     # -- tables --------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ class Live:
         self.intake = Intake(manifest.inputs)
         self.fingerprint = package.fingerprint(runtime.version)
         self.divisible = manifest.rows_independent
+        # A package's own code may wait for anything, whatever its samples cost: an event loop must not wait with it.
+        self.may_block = manifest.runtime.name == "python" or manifest.transform is not None
         limits = [x for x in (call_rows, manifest.runtime.max_call_rows) if x is not None]
         self.call_rows = min(limits) if limits else None
         self._bisect = manifest.rows_independent and manifest.repeatable

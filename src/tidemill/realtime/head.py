@@ -10,8 +10,10 @@ from tidemill.realtime.request import Header
 
 __all__ = ["REFUSED", "Head", "Refusal", "read_head"]
 
-# Methods whose names are then one object each, so that handlers compare them quickly.
 SLASH, PERCENT, HASH = b"/%#"
+# Headers that leave a request and its answer as they are.
+BARE = frozenset((b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection"))
+# Methods whose names are then one object each, so that handlers compare them quickly.
 METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 
 
@@ -27,6 +29,7 @@ class Head:
     """One parsed head. Never changed once built: requests with equal bytes share it."""
 
     __slots__ = (
+        "bare",
         "expects",
         "fields",
         "headers",
@@ -68,6 +71,7 @@ class Head:
         self.length = int(fields[b"content-length"]) if b"content-length" in fields else 0
         self.expects = http11 and b"expect" in fields
         self.upgrade = upgrade
+        self.bare = fields.keys() <= BARE
         # Most requests: their answer needs no Connection header and has a body.
         self.plain = http11 and keep_alive and method != "HEAD"
         # Heads after which more is needed than so many bytes of body.

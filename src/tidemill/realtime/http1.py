@@ -38,6 +38,7 @@ class Http1Request(Request):
         self.query = head.query
         self.headers = head.headers
         self._fields = head.fields
+        self.bare = head.bare
         self.body = body
         self.received_at = received_at
         self.gone = False

@@ -30,7 +30,12 @@ class Inference(Call):
     def __init__(
         self, endpoint: Endpoint, request: Request, rows: Rows, deadline: float, read: float, partial: bool = False
     ) -> None:
-        Call.__init__(self, rows, deadline)
+        # As Call.__init__ does; a request is too short for calls up a tree of constructors.
+        self.rows = rows
+        self.deadline = deadline
+        self.done = False
+        self.waits_in = None
+        self.kind = None
         self.endpoint = endpoint
         self.request = request
         self.read = read

@@ -22,6 +22,7 @@ class Request(ABC):
 
     __slots__ = (
         "_fields",
+        "bare",
         "body",
         "gone",
         "headers",
@@ -43,6 +44,8 @@ class Request(ABC):
     """After the first `?`, undecoded; empty if there is none."""
     headers: Sequence[Header]
     """In the order sent, names in lower case. Shared between equal requests: never change it."""
+    bare: bool
+    """No header says how to read the body, how to answer or by when: a handler need not look for one."""
     body: bytes
     received_at: float
     """`time.monotonic()` when the headers were complete; the clock of `loop.time()`."""

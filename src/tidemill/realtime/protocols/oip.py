@@ -11,7 +11,6 @@ from time import monotonic
 from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
-from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.inference import Inference, deadline_of
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
@@ -51,11 +50,12 @@ class Infer:
         endpoint = self._endpoint
         inference: Inference
         try:
-            if self._fast is not None and (found := self._plain(self._fast, request)) is not None:
+            if request.bare and self._fast is not None and (found := self._fast.read(request.body)) is not None:
                 rows, id_ = found
-                due = deadline_of(endpoint, request)
+                due = request.received_at + endpoint.timeout
                 if id_ is None:
-                    inference = _Plain(endpoint, request, rows, due, read, self.writer)
+                    inference = _Plain(endpoint, request, rows, due, read)
+                    inference.writer = self.writer
                 else:
                     asked = Asked(id_, self._reader.all_outputs, False, None)
                     inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
@@ -69,29 +69,16 @@ class Infer:
             return
         inference.begin()
 
-    def _plain(self, fast: FastReader, request: Request) -> tuple[Rows, str | None] | None:
-        if request.header(JSON_SIZE) is None and request.header(b"content-encoding") is None:
-            return fast.read(request.body)
-        return None
-
 
 class _Plain(Inference):
-    """All outputs as JSON, without an id."""
+    """All outputs as JSON, without an id, to a client that asked for nothing else."""
 
     __slots__ = ("writer",)
 
-    def __init__(
-        self, endpoint: Endpoint, request: Request, rows: Rows, deadline: float, read: float, writer: Writer
-    ) -> None:
-        Inference.__init__(self, endpoint, request, rows, deadline, read)
-        self.writer = writer
+    writer: Writer
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
-        body = self.writer.plain(result, start, stop)
-        if len(body) < WORTH_COMPRESSING:
-            self.request.reply(200, body)
-        else:
-            reply_encoded(self.request, [body])
+        self.request.reply(200, self.writer.plain(result, start, stop))
 
 
 class _Asked(Inference):

@@ -27,21 +27,19 @@ class Writer:
             orjson.dumps(package.version),
         )
         # An answer to one row, with room for the cells of each output; not where a dimension varies.
-        self._one_row: list[bytes] | None = None
+        self._one_row: bytes | None = None
         if all(d > 0 for o in self._outputs.values() for d in o.shape[1:]):
-            pieces = [self._open + b',"outputs":[']
-            for output in self._outputs.values():
-                pieces[-1] += b'%b,"data":[' % _head(output, (1, *output.shape[1:]))
-                pieces += (b"", b"]},")
-            pieces[-1] = b"]}]}"
-            self._one_row = pieces
+            heads = [_head(o, (1, *o.shape[1:])).replace(b"%", b"%%") for o in self._outputs.values()]
+            filled = b",".join([b'%b,"data":[%%b]}' % head for head in heads])
+            self._one_row = b'%b,"outputs":[%b]}' % (self._open.replace(b"%", b"%%"), filled)
 
     def plain(self, result: Result, start: int, stop: int) -> bytes:
         """All outputs of rows start to stop as JSON, without an id."""
         if stop - start == 1 and self._one_row is not None:
-            pieces = self._one_row.copy()
-            pieces[1::2] = [flat_cells(result, name)[start] for name in self._names]
-            return b"".join(pieces)
+            columns = result.memo.get(self)
+            if columns is None:
+                columns = result.memo[self] = [flat_cells(result, name) for name in self._names]
+            return self._one_row % tuple([column[start] for column in columns])
         return self.write(result, start, stop, [(name, False) for name in self._names], None)[0][0]
 
     def write(
