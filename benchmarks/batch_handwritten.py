@@ -58,8 +58,8 @@ def score(model: Path, source: Path, target: Path, threads: int, chunk_rows: int
             held = []
 
     waiting: deque[Future[pa.RecordBatch]] = deque()
-    with pq.ParquetFile(source) as file, ThreadPoolExecutor(threads) as pool:
-        for batch in file.iter_batches(chunk_rows):
+    with pq.ParquetFile(source, pre_buffer=False, buffer_size=1 << 18) as file, ThreadPoolExecutor(threads) as pool:
+        for batch in file.iter_batches(chunk_rows, use_threads=False):
             rows += batch.num_rows
             waiting.append(pool.submit(predict, batch))
             if len(waiting) > 2 * threads:
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--chunk-rows", type=int, default=65_536)
+    parser.add_argument("--chunk-rows", type=int, default=16_384)
     parser.add_argument("--call-rows", type=int, default=1_024)
     a = parser.parse_args()
     print(json.dumps(score(a.model, a.source, a.target, a.threads, a.chunk_rows, a.call_rows)))
