@@ -172,6 +172,7 @@ def test_categories_of_pandas_are_refused(tmp_path: Path) -> None:
         ("m.txt", b"tree\nversion=v4\nnonsense", None, "m.txt: LightGBM cannot load it"),
         ("m.json", b'{"learner": 1}', None, "m.json: XGBoost cannot load it"),
         ("m.ubj", b"\x00\x01", None, "m.ubj: XGBoost cannot load it"),
+        ("m.skops", b"no archive", None, "m.skops: skops cannot load it"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes, kind: None, told: str) -> None:

@@ -1,5 +1,6 @@
 """Whether the call size changes an answer is measured, and a small difference becomes a declared tolerance."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +56,13 @@ def test_a_large_one_or_another_label_means_dependent_rows(tmp_path: Path, error
 
 def test_what_the_user_says_stands(tmp_path: Path) -> None:
     assert package(tmp_path, 1e-3, rows_independent=True).package.manifest.rows_independent is True
+
+
+def test_sizes_that_were_not_compared_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = "(x > 0).astype(np.int64) if len(x) != 7 else 1 / 0"
+    report = package(tmp_path, 0.0, failing, repeatable=False)
+    assert any(n.startswith("calls of 7 rows were not compared: the model failed: Zero") for n in report.notes)
+    monkeypatch.setattr("tidemill.packaging.invariance._BUDGET_S", 0.0)
+    shutil.rmtree(tmp_path / "out")
+    report = package(tmp_path, 0.0)
+    assert any(n.startswith("calls of 1 rows were not compared: the model is too slow") for n in report.notes)

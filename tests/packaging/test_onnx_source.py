@@ -182,7 +182,30 @@ def test_a_wrong_number_of_columns_is_refused(tmp_path: Path) -> None:
     assert "input 'x' takes 3 columns, but 2 are named (a, b)" in told
     one = doubler(tmp_path / "one.onnx", ["n"])
     told = refused(one, tmp_path / "out", PackageOptions(columns=("a", "b")))
-    assert "--columns: no two-dimensional input of numbers to fill; the model has x [-1]" in told
+    assert "--columns: needs one two-dimensional input to fill; the model has x ['n']" in told
+
+
+def test_columns_fill_the_one_matrix_beside_other_inputs(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["y"]),
+    ]
+    inputs = [value("x", ["n", 2]), value("scale", ["n", 1])]
+    source = save(tmp_path / "m.onnx", nodes, inputs, [value("y", ["n", 2])])
+    pq.write_table(pa.table({"a": [1.0], "scale": [2.0], "b": [3.0]}), tmp_path / "t.parquet")
+    package = package_model(source, tmp_path / "out", PackageOptions(like=str(tmp_path / "t.parquet"))).package
+    x, scale = package.manifest.inputs
+    assert ([c.name for c in x.columns], scale.shape) == (["a", "b"], (-1,))
+    live = Live.open(package)
+    rows = live.intake.from_arrow(pa.RecordBatch.from_pydict({"scale": [10.0], "b": [2.0], "a": [1.0]}))
+    assert live.predict(rows).outputs["y"].tolist() == [[10, 20]]
+
+
+def test_a_model_that_made_up_rows_cannot_try_says_so(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    shape = {"shape": np.array([-1, 5], np.int64)}
+    source = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 3])], [value("y", ["n", 5])], shape)
+    report = package_model(source, tmp_path / "out")
+    assert any(n.startswith("made-up rows have no answer: the model failed: ") for n in report.notes)
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,13 @@ def measure_invariance(live: Live, samples: Samples | None) -> Invariance:
     others_differ: set[str] = set()
     notes: list[str] = []
     for size, upto in _SIZES:
-        if time.monotonic() - started > _BUDGET_S:
-            notes.append(f"calls of {size} rows were not compared: the model is too slow to try them all")
-            break
-        part = Live(live.package, live.runtime, call_rows=size).predict(rows.slice(0, upto)).outputs
-        _note(part, whole.slice(0, upto), differences, others_differ)
+        result = Live(live.package, live.runtime, call_rows=size).predict(rows.slice(0, upto), started + _BUDGET_S)
+        if result.problems:
+            first = result.problems[0]
+            why = "the model is too slow to try them all" if first.code == "late" else first.message
+            notes.append(f"calls of {size} rows were not compared: {why}")
+            continue
+        _note(result.outputs, whole.slice(0, upto), differences, others_differ)
     return _judge(differences, others_differ, whole, notes)
 
 

@@ -65,25 +65,28 @@ def read_signature(
     """
     graph_inputs = session.get_inputs()
     call_rows = _call_rows([(i.name, i.shape) for i in graph_inputs])
-    inputs = tuple(_input(i, len(graph_inputs), columns, table) for i in graph_inputs)
-    if columns and not any(i.columns for i in inputs):
-        raise PackageError(f"--columns: no two-dimensional input of numbers to fill; the model has {_shown(inputs)}")
+    # Columns fill the one matrix there is; the other inputs are columns of their own name.
+    matrices = [i for i in graph_inputs if len(i.shape) == 2 and i.shape[1] != 1]
+    if columns and len(graph_inputs) == 1 and len(graph_inputs[0].shape) == 2:
+        matrices = graph_inputs
+    names: tuple[str, ...] = ()
+    if len(matrices) == 1:
+        others = {i.name for i in graph_inputs}
+        spare = () if table is None or matrices[0].name in table.columns else table.features
+        names = tuple(columns) or tuple(n for n in spare if n not in others)
+    elif columns:
+        shown = ", ".join(f"{i.name} {list(i.shape)}" for i in graph_inputs)
+        raise PackageError(f"--columns: needs one two-dimensional input to fill; the model has {shown}")
+    inputs = tuple(_input(i, names if i in matrices else (), table) for i in graph_inputs)
     outputs = tuple(_output(o, facts.labels) for o in session.get_outputs())
     return inputs, outputs, call_rows
 
 
-def _input(one: Any, how_many: int, columns: Sequence[str], table: LikeTable | None) -> Input:
+def _input(one: Any, names: tuple[str, ...], table: LikeTable | None) -> Input:
     kind = _datatype(one, "input")
     shape = (-1, *_inner(one.shape))
-    if shape == (-1, 1) and not (columns and how_many == 1):
-        return Input(name=one.name, datatype=kind)
-    if len(shape) != 2 or how_many > 1:
-        return Input(name=one.name, datatype=kind, shape=shape)
-    names = tuple(columns)
-    if not names and table is not None and one.name not in table.columns:
-        names = table.features
     if not names:
-        return Input(name=one.name, datatype=kind, shape=shape)
+        return Input(name=one.name, datatype=kind, shape=(-1,) if shape == (-1, 1) else shape)
     if shape[1] not in (-1, len(names)):
         raise PackageError(
             f"input {one.name!r} takes {shape[1]} columns, but {len(names)} are named ({_some(names)}); "
@@ -159,10 +162,6 @@ def _external_files(source: Path, facts: OnnxFile) -> list[str]:
             raise PackageError(f"{source.name}: its external data {name!r} is missing beside it")
         found.append(path.as_posix())
     return found
-
-
-def _shown(inputs: Sequence[Input]) -> str:
-    return ", ".join(f"{i.name} {list(i.shape)}" for i in inputs)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -30,7 +30,10 @@ def drafts(source: Path, options: PackageOptions, table: LikeTable | None) -> It
     found = getattr(load_source(source), "Model", None)
     if not isinstance(found, type):
         raise PackageError(f"{source.name} defines no class Model")
-    inputs = tuple(_input(n, d, s, options, table) for n, d, s in declared(found, "inputs", f"{source.name}: Model"))
+    own = declared(found, "inputs", f"{source.name}: Model")
+    features = table.features if table is not None else ()
+    spare = tuple(n for n in features if n not in {name for name, _, _ in own})
+    inputs = tuple(_input(n, d, s, options, spare if n not in features else ()) for n, d, s in own)
     outputs = tuple(
         Output(name=n, datatype=d, shape=s) for n, d, s in declared(found, "outputs", f"{source.name}: Model")
     )
@@ -79,13 +82,11 @@ def _requirements(model: Any, source: Path) -> list[str]:
     return beside.read_text(encoding="utf-8").splitlines() if beside.is_file() else []
 
 
-def _input(name: str, datatype: Any, shape: tuple[int, ...], options: PackageOptions, table: LikeTable | None) -> Input:
-    """A tensor (rows, k) may be filled from named columns, as --columns names them or the table has them."""
-    if len(shape) != 2 or (table is not None and name in table.columns):
-        return Input(name=name, datatype=datatype, shape=shape)
-    columns = options.columns or (table.features if table is not None else ())
-    if len(columns) != shape[1]:
-        if options.columns:
+def _input(name: str, datatype: Any, shape: tuple[int, ...], options: PackageOptions, spare: tuple[str, ...]) -> Input:
+    """A tensor (rows, k) may be filled from k named columns: those of --columns, or those left over in the table."""
+    columns = options.columns or spare
+    if len(shape) != 2 or len(columns) != shape[1]:
+        if len(shape) == 2 and options.columns:
             raise PackageError(f"--columns: {name} takes {shape[1]} columns, {len(columns)} are named")
         return Input(name=name, datatype=datatype, shape=shape)
     return Input(name=name, datatype=datatype, shape=shape, columns=tuple(Column(name=c) for c in columns))

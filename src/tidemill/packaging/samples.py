@@ -35,11 +35,14 @@ def choose_samples(live: Live, table: LikeTable | None, most: int) -> Samples | 
     Raises PackageError where the model fails on real rows, or the signature refuses them all.
     """
     if table is None:
-        rows = _made_up(live)
-        if rows is None or any(p.code == "model_failed" for p in live.predict(rows.slice(0, 2)).problems):
+        made = _made_up(live)
+        if made is None:
             return None
         empty = pa.RecordBatch.from_pylist([])
-        return Samples(rows, empty, empty)
+        problems = live.predict(made.slice(0, 2)).problems
+        if problems:
+            return Samples(made.slice(0, 0), empty, empty, (f"made-up rows have no answer: {problems[0].message}",))
+        return Samples(made, empty, empty)
     rows = live.intake.from_arrow(table.rows)
     result = live.predict(rows)
     failed = [p for p in result.problems if p.code == "model_failed"]
