@@ -40,6 +40,9 @@ def test_a_rich_signature_has_no_problems() -> None:
         (Input(name="x", datatype="FP32", binary=True), "binary is for BYTES"),
         (Input(name="x", datatype="INT32", fill=1.5), "fill 1.5 is not a value of INT32"),
         (Input(name="x", datatype="INT32", fill=True), "fill True is not a value of INT32"),
+        (Input(name="x", datatype="INT8", fill=128), "fill 128 is not a value of INT8"),
+        (Input(name="x", datatype="UINT8", categories=(1, 256)), "category 256 is not a value of UINT8"),
+        (Input(name="x", datatype="FP32", maximum=float("nan")), "minimum and maximum of x must be numbers, got nan"),
         (
             Input(name="x", datatype="FP32", shape=(-1, 3), columns=(Column(name="a"), Column(name="b"))),
             "2 columns cannot fill shape [-1, 3]; it must be [-1, 2]",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
 from tidemill.config import Config
 from tidemill.datatypes import DATATYPES, DataType, DataTypeName
@@ -100,6 +102,8 @@ def _input_problems(one: Input) -> Iterator[str]:
     if not number and any(b.minimum is not None or b.maximum is not None for b in bounds):
         yield f"minimum and maximum are for numbers, not {one.datatype}"
     for b in bounds:
+        if any(limit is not None and math.isnan(limit) for limit in (b.minimum, b.maximum)):
+            yield f"minimum and maximum of {b.name} must be numbers, got nan"
         if b.minimum is not None and b.maximum is not None and b.minimum > b.maximum:
             yield f"minimum {b.minimum} of {b.name} is above its maximum {b.maximum}"
     if one.categories:
@@ -108,6 +112,10 @@ def _input_problems(one: Input) -> Iterator[str]:
             yield "categories are for text and integers"
         elif not all(isinstance(c, kind) for c in one.categories):
             yield f"categories of a {one.datatype} input are {'strings' if kind is str else 'integers'}"
+        else:
+            yield from (
+                f"category {c!r} is not a value of {one.datatype}" for c in one.categories if not _fits(c, one.type)
+            )
     if one.binary and one.datatype != "BYTES":
         yield "binary is for BYTES"
     if one.columns and (len(one.shape) != 2 or one.shape[1] not in (-1, len(one.columns))):
@@ -167,7 +175,11 @@ def _fits(value: Any, type_: DataType) -> bool:
         "number": (int, float),
         "string": (str,),
     }
-    return isinstance(value, kinds[type_.json]) and (type_.json == "boolean" or not isinstance(value, bool))
+    right = isinstance(value, kinds[type_.json]) and (type_.json == "boolean" or not isinstance(value, bool))
+    if not right or type_.json != "integer":
+        return right
+    info = np.iinfo(type_.dtype)
+    return bool(info.min <= int(value) <= info.max)
 
 
 def _repeated(where: str, names: Iterable[str]) -> Iterator[str]:
