@@ -140,6 +140,11 @@ class Ledger:
                 found[shard.index] = marker
         return found
 
+    def remove_unused(self) -> None:
+        """Take the ledger away if it holds nothing that a resume would keep or a person would look at."""
+        if not any((self.stage / name).is_dir() and any((self.stage / name).iterdir()) for name in ("shards", "dead")):
+            self.remove()
+
     def remove(self) -> None:
         """Take the ledger away: the output holds the truth now."""
         shutil.rmtree(self.stage, ignore_errors=True)

@@ -83,8 +83,12 @@ def compression(name: str) -> str | None:
 
 
 def sink_place(sink: str) -> SinkPlace:
-    """The format of an output by its suffix; no suffix of a file is a directory of Parquet parts."""
+    """The format of an output by its suffix; any other name, or one that ends in `/`, is a directory of Parquet
+    parts.
+    """
     path = Path(os.path.abspath(sink))
+    if sink.endswith("/"):
+        return SinkPlace(path=str(path), format="parquet", directory=True)
     if path.suffix in COMPRESSIONS and Path(path.stem).suffix in _SUFFIXES:
         raise ConfigError(f"output {sink}: compressed output is not written; drop {path.suffix}")
     format_ = _SINKS.get(path.suffix)

@@ -85,6 +85,8 @@ def score(
             raise
         except RunError as error:
             raise type(error)(f"{error} (run {run_id})") from error
+        finally:
+            ledger.remove_unused()
 
 
 def _checked(options: ScoreOptions) -> ScoreOptions:
