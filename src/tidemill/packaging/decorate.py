@@ -23,8 +23,9 @@ def decorated_inputs(
     """
     _check_names(inputs, options)
     facts = table.columns if table is not None else {}
-    notes: list[str] = []
-    return tuple(_decorated(one, draft, options, facts, notes) for one in inputs), notes
+    emptied: list[str] = []
+    found = tuple(_decorated(one, draft, options, facts, emptied) for one in inputs)
+    return found, [f"missing text reaches the model as the empty string: {', '.join(emptied)}"] if emptied else []
 
 
 def _check_names(inputs: tuple[Input, ...], options: PackageOptions) -> None:
@@ -40,7 +41,7 @@ def _check_names(inputs: tuple[Input, ...], options: PackageOptions) -> None:
 
 
 def _decorated(
-    one: Input, draft: Draft | None, options: PackageOptions, facts: dict[str, ColumnFacts], notes: list[str]
+    one: Input, draft: Draft | None, options: PackageOptions, facts: dict[str, ColumnFacts], emptied: list[str]
 ) -> Input:
     if one.columns:
         cells = tuple(_cell(c, options, facts.get(c.name)) for c in one.columns)
@@ -64,7 +65,7 @@ def _decorated(
     if draft is None or draft.runtime.name != "onnx":
         return one
     if one.datatype == "BYTES" and draft.empty_text_is_missing:
-        notes.append(f"missing text in {one.name} reaches the model as the empty string")
+        emptied.append(one.name)
         return msgspec.structs.replace(one, fill="")
     seen = facts.get(missing)
     count = f"{seen.missing} of {seen.count} cells of" if seen is not None and seen.missing else "cells of"
