@@ -21,8 +21,7 @@ def sleeper(tmp_path: Path) -> Path:
     return packages.sleeper(tmp_path)
 
 
-@pytest.mark.parametrize("profile", [CHEAP, DEAR], ids=["inline", "thread"])
-def test_calls_of_one_loop_turn_form_one_model_call(sleeper: Path, profile: Profile) -> None:
+def test_calls_of_one_loop_turn_form_one_model_call(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         calls = [Seen(batched.live, seconds=[0.0] * n) for n in (1, 3, 2)]
         for call in calls:
@@ -35,7 +34,30 @@ def test_calls_of_one_loop_turn_form_one_model_call(sleeper: Path, profile: Prof
         assert batched.idle
         assert batched.queued_rows == 0
 
-    in_loop(sleeper, work, profile)
+    in_loop(sleeper, work)
+
+
+@pytest.mark.parametrize("profile", [CHEAP, DEAR], ids=["inline", "thread"])
+def test_a_short_call_runs_on_the_loop_and_a_long_one_does_not(tmp_path: Path, profile: Profile) -> None:
+    async def work(batched: Batched) -> None:
+        calls = [Seen(batched.live, x=[[i, i + 1]]) for i in range(3)]
+        for call in calls:
+            batched.submit(call)
+        assert [(await c.wait())["twice"] for c in calls] == [[[2 * i, 2 * i + 2]] for i in range(3)]
+        assert batched.counters.execution_count == 1
+        assert (batched._workers._threads == []) == (profile is CHEAP)
+
+    in_loop(packages.twice(tmp_path), work, profile)
+
+
+def test_a_package_with_code_of_its_own_never_runs_on_the_loop(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        batched.submit(call := Seen(batched.live, seconds=[0.3]))
+        await asyncio.sleep(0.05)
+        assert not call.done, "the loop went on while the model slept"
+        await call.wait()
+
+    in_loop(sleeper, work, CHEAP)
 
 
 def test_each_caller_gets_its_own_rows(sleeper: Path) -> None:

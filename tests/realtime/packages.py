@@ -128,6 +128,27 @@ def matrix(directory: Path, version: str = "1") -> Path:
     return _write(directory / f"matrix-{version}", MATRIX, inputs, outputs, name="matrix", version=version)
 
 
+def twice(directory: Path) -> Path:
+    """An ONNX graph: `twice` is two times `x` (-1, 2). Quick enough to run on the event loop."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    two = helper.make_tensor("two", TensorProto.FLOAT, [1], [2.0])
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 2]) for n in ("x", "twice")]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "two"], ["twice"])], "g", tensors[:1], tensors[1:], [two])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    manifest = Manifest(
+        format=1,
+        name="twice",
+        version="1",
+        runtime=RuntimeSpec(name="onnx", artifact="model.onnx"),
+        inputs=(Input(name="x", datatype="FP32", shape=(-1, 2)),),
+        outputs=(Output(name="twice", datatype="FP32", shape=(-1, 2)),),
+    )
+    write_package(directory / "twice", manifest, lambda d: onnx.save(model, d / "model.onnx"))
+    return directory / "twice"
+
+
 def _write(
     target: Path,
     source: str,

@@ -68,9 +68,9 @@ def served(packages: Sequence[Path], options: ServeOptions | None = None) -> Ite
             await server.load(packages)
             stop.append(asyncio.Event())
             ready.set_result(Served(server, asyncio.get_running_loop()))
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - the test's own thread raises it
             ready.set_exception(error)
-            raise
+            return
         await stop[0].wait()
         await server.drain()
 

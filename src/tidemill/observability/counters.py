@@ -6,6 +6,7 @@ Kept as plain sums in seconds by the event loop's thread, so that one request co
 from __future__ import annotations
 
 import time
+from time import monotonic
 from typing import Any
 
 __all__ = ["Counters"]
@@ -52,7 +53,7 @@ class Counters:
         """A request was answered now, so many rows of it. Moments of `time.monotonic()`: it was received, its body
         looked at, it was queued, its (merged) model call begun and ended.
         """
-        self.last = now = time.monotonic()
+        self.last = now = monotonic()
         self.success += 1
         self.inference_count += rows
         self.success_seconds += now - received
@@ -63,7 +64,7 @@ class Counters:
 
     def failed(self, received: float) -> None:
         """A request was answered with an error now."""
-        self.last = now = time.monotonic()
+        self.last = now = monotonic()
         self.fail += 1
         self.fail_seconds += now - received
 
@@ -81,7 +82,7 @@ class Counters:
 
     def snapshot(self) -> dict[str, Any]:
         """The statistics extension's fields of one model, without its name and version."""
-        last = time.time() - (time.monotonic() - self.last) if self.last else 0.0
+        last = time.time() - (monotonic() - self.last) if self.last else 0.0
         n = self.success
         return {
             "last_inference": round(last * 1e3),

@@ -33,6 +33,7 @@ class _Logged(Request):
         self.body = inner.body
         self.received_at = inner.received_at
         self._fields = inner._fields
+        self.bare = inner.bare
         self.gone = inner.gone
         self.on_gone = None
         self.on_writable = None

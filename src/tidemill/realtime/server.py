@@ -72,7 +72,17 @@ class Server:
         log.info("listening", extra={"address": self.address})
 
     async def load(self, packages: Sequence[PathLike]) -> None:
-        """Verify, load and warm up the packages, then be ready. Raises PackageError or ConfigError, naming the file."""
+        """Verify, load and warm up the packages, then be ready.
+
+        Raises PackageError or ConfigError, naming the file; the port is closed then.
+        """
+        try:
+            self._serve(await self._open(packages))
+        except BaseException:
+            await self.http.drain(0.0, 0.0)
+            raise
+
+    async def _open(self, packages: Sequence[PathLike]) -> Endpoints:
         loop = asyncio.get_running_loop()
         endpoints = []
         for directory in packages:
@@ -83,7 +93,10 @@ class Server:
             endpoints.append(Endpoint(live, profile, example, batching, self.options.requests, loop))
             cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
             log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})
-        self.service.endpoints = Endpoints(endpoints)
+        return Endpoints(endpoints)
+
+    def _serve(self, endpoints: Endpoints) -> None:
+        self.service.endpoints = endpoints
         router = Router(self._missing)
         self._add_always(router)
         add_models(router, self.service)
@@ -158,7 +171,10 @@ async def _serve(packages: Sequence[PathLike], options: ServeOptions) -> None:
     loading = asyncio.create_task(server.load(packages))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if loading.done():
+    if loading.done() and loading.exception() is not None:
+        # A listener that is left open keeps the loop from closing.
+        stopping.cancel()
+        await server.http.drain(0.0, 0.0)
         loading.result()
     await stopping
     loading.cancel()

@@ -54,17 +54,13 @@ def _numbers(array: Array) -> bytes:
 
 
 def _texts(array: Array, name: str) -> list[bytes]:
-    known: dict[object, bytes] = {}
-    out: list[bytes] = []
-    for row in array.reshape(len(array), -1).tolist():
-        cells = []
-        for value in row:
-            text = known.get(value)
-            if text is None:
-                text = known[value] = _text(value, name)
-            cells.append(text)
-        out.append(cells[0] if len(cells) == 1 else b",".join(cells))
-    return out
+    values = array.reshape(-1).tolist()
+    known = {value: _text(value, name) for value in set(values)}
+    texts = [known[value] for value in values]
+    if array.ndim == 1:
+        return texts
+    width = len(texts) // len(array)
+    return [b",".join(texts[i : i + width]) for i in range(0, len(texts), width)] if width else [b""] * len(array)
 
 
 def _text(value: object, name: str) -> bytes:

@@ -21,7 +21,7 @@ from tidemill.prediction.cells import MAX_DIMENSIONS, array_from_list, flatten
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.tensors import decode_tensor
-from tidemill.rows import VALID, Array, Rows
+from tidemill.rows import VALID, Array, PackedRows, Rows
 
 __all__ = ["Asked", "FastReader", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
 
@@ -252,12 +252,12 @@ class FastReader:
             return None
         if n == 1:
             try:
-                array = np.ndarray(shape, self._dtype, self._pack(*data))
+                packed = self._pack(*data)
             except (struct.error, OverflowError):  # a null, or a number that becomes infinite
                 return None
-        else:
-            with np.errstate(over="ignore"):
-                array = np.array(data, self._dtype).reshape(shape)
+            return PackedRows(self._name, packed, self._dtype, self._width, 1), doc.id
+        with np.errstate(over="ignore"):
+            array = np.array(data, self._dtype).reshape(shape)
         return Rows({self._name: array}, n), doc.id
 
 

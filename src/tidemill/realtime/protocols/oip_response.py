@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import orjson
 
@@ -27,20 +28,27 @@ class Writer:
             orjson.dumps(package.version),
         )
         # An answer to one row, with room for the cells of each output; not where a dimension varies.
-        self._one_row: bytes | None = None
+        self._one_row: list[bytes] | None = None
         if all(d > 0 for o in self._outputs.values() for d in o.shape[1:]):
-            heads = [_head(o, (1, *o.shape[1:])).replace(b"%", b"%%") for o in self._outputs.values()]
-            filled = b",".join([b'%b,"data":[%%b]}' % head for head in heads])
-            self._one_row = b'%b,"outputs":[%b]}' % (self._open.replace(b"%", b"%%"), filled)
+            heads = [_head(o, (1, *o.shape[1:])) + b',"data":[' for o in self._outputs.values()]
+            heads[0] = self._open + b',"outputs":[' + heads[0]
+            self._one_row = [heads[0], *[b"]}," + head for head in heads[1:]], b"]}]}"]
 
     def plain(self, result: Result, start: int, stop: int) -> bytes:
         """All outputs of rows start to stop as JSON, without an id."""
         if stop - start == 1 and self._one_row is not None:
-            columns = result.memo.get(self)
-            if columns is None:
-                columns = result.memo[self] = [flat_cells(result, name) for name in self._names]
-            return self._one_row % tuple([column[start] for column in columns])
+            bodies: list[bytes] | None = result.memo.get(self)
+            if bodies is None:
+                bodies = result.memo[self] = self._one_row_each(result, self._one_row)
+            return bodies[start]
         return self.write(result, start, stop, [(name, False) for name in self._names], None)[0][0]
+
+    def _one_row_each(self, result: Result, pieces: list[bytes]) -> list[bytes]:
+        """The bodies of all rows of a merged call, as if each had been asked for alone."""
+        columns: list[Iterable[bytes]] = []
+        for piece, name in zip(pieces, self._names, strict=False):
+            columns += (repeat(piece), flat_cells(result, name))
+        return list(map(b"".join, zip(*columns, repeat(pieces[-1]), strict=False)))
 
     def write(
         self,
