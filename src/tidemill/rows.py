@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["VALID", "Array", "Rows"]
+__all__ = ["VALID", "Array", "PackedRows", "Rows"]
 
 # Wherever columns are a flat mapping (a wire, user code), the mask of NAME stands under NAME + VALID.
 VALID = ".valid"
@@ -72,6 +72,8 @@ class Rows:
         """All rows of the parts, which have the same columns, in order."""
         if len(parts) == 1:
             return parts[0]
+        if isinstance(parts[0], PackedRows) and all(type(p) is PackedRows for p in parts):
+            return parts[0].joined(parts)
         columns = {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns}
         masked = {k for p in parts for k in p.valid}
         valid = {
@@ -79,3 +81,37 @@ class Rows:
             for k in masked
         }
         return Rows(columns, sum(p.n for p in parts), valid)
+
+
+class PackedRows(Rows):
+    """Rows of one tensor of fixed width that are bytes still (native order, row-major).
+
+    Joining the bytes of many callers is several times quicker than making and concatenating their arrays. All that
+    are joined are of one `name`, `dtype` and `width`: those of one model.
+    """
+
+    __slots__ = ("_columns", "data", "dtype", "name", "width")
+
+    def __init__(self, name: str, data: bytes, dtype: np.dtype[Any], width: int, n: int) -> None:
+        self.name = name
+        self.data = data
+        self.dtype = dtype
+        self.width = width
+        self.n = n
+        self.valid = _NONE
+        self._columns: Mapping[str, Array] | None = None
+
+    @property
+    def columns(self) -> Mapping[str, Array]:  # type: ignore[override]
+        """As of any rows; the array is a view of the bytes."""
+        if self._columns is None:
+            self._columns = {self.name: np.ndarray((self.n, self.width), self.dtype, self.data)}
+        return self._columns
+
+    def joined(self, parts: Sequence[Any]) -> PackedRows:
+        """All rows of the parts, which are packed like this one, in order."""
+        data = b"".join([p.data for p in parts])
+        return PackedRows(self.name, data, self.dtype, self.width, sum([p.n for p in parts]))
+
+
+_NONE: Mapping[str, Array] = {}
