@@ -46,7 +46,6 @@ class Infer:
         self.writer = Writer(endpoint.package)
 
     def __call__(self, request: Request) -> None:
-        read = monotonic()
         endpoint = self._endpoint
         inference: Inference
         try:
@@ -54,12 +53,13 @@ class Infer:
                 rows, id_ = found
                 due = request.received_at + endpoint.timeout
                 if id_ is None:
-                    inference = _Plain(endpoint, request, rows, due, read)
+                    inference = _Plain(endpoint, request, rows, due, request.received_at)
                     inference.writer = self.writer
                 else:
                     asked = Asked(id_, self._reader.all_outputs, False, None)
-                    inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
+                    inference = _Asked(endpoint, request, rows, due, request.received_at, self.writer, asked)
             else:
+                read = monotonic()
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
                 due = deadline_of(endpoint, request, asked.timeout)
                 inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
