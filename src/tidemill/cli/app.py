@@ -22,16 +22,23 @@ __all__ = ["app", "main"]
 
 
 class _Group(TyperGroup):
-    """Turns what Tidemill raises on purpose into one message on stderr and the error's exit code."""
+    """Turns what Tidemill or the system refuses into one message on stderr; a bug keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except TidemillError as error:
-            if ctx.params["debug"]:
+        except (TidemillError, OSError) as error:
+            # A pipe that was closed by its reader is Typer's to handle.
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
-            errors().print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(error.exit_code) from None
+            errors().print(f"[bold red]error:[/] {escape(_told(error))}", soft_wrap=True)
+            raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
 
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from tidemill.cli.progress import shown_progress
 from tidemill.errors import BudgetExceeded
 
 if TYPE_CHECKING:
-    from tidemill.batch import RunReport
+    from tidemill.batch import Progress, RunReport
 
 __all__ = ["score"]
 
@@ -62,9 +62,22 @@ def score(
         "overwrite": overwrite,
     }
     options = decode(given, ScoreOptions, "score")
+    latest: list[Progress] = []
     try:
-        with shown_progress(errors(), quiet=json) as progress:
+        with shown_progress(errors(), quiet=json) as show:
+
+            def progress(moment: Progress) -> None:
+                latest[:] = [moment]
+                if show is not None:
+                    show(moment)
+
             report = run(directory, source, sink, options, progress)
+    except KeyboardInterrupt:
+        for moment in latest:
+            errors().print(
+                f"interrupted; the same command with --run-id {escape(moment.run_id)} goes on", soft_wrap=True
+            )
+        raise
     except BudgetExceeded as error:
         if isinstance(error.report, RunReport):
             _show(error.report, json)

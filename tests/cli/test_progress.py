@@ -1,0 +1,61 @@
+"""Progress in words, as a bar and as lines."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from tidemill.batch import Progress
+from tidemill.cli import progress
+from tidemill.cli.progress import describe, shown_progress
+
+
+def moment(**changes: object) -> Progress:
+    values: dict[str, object] = {
+        "run_id": "r", "rows_read": 3_000, "rows_written": 2_990, "rows_dead": 10, "total_rows": 9_000,
+        "resumed_rows": 1_000, "shards_done": 1, "shards": 3, "seconds": 2.0, "errors": {"null": 10},
+    }  # fmt: skip
+    return Progress(**values | changes)  # type: ignore[arg-type]
+
+
+def test_rows_rate_time_left_and_errors() -> None:
+    # 2,000 rows of this execution in 2 s: the thousand that were done before do not count.
+    assert describe(moment()) == "3,000 of 9,000 rows, 1,000 rows/s, 6 s left, 10 dead"
+    assert describe(moment(total_rows=None, rows_dead=0)) == "3,000 rows, 1,000 rows/s, no errors"
+    assert describe(moment(seconds=0.0)) == "3,000 of 9,000 rows, 0 rows/s, 10 dead"
+
+
+@pytest.mark.parametrize(("rows", "left"), [(78_000, "1 min 15 s"), (7_503_000, "2 h 5 min")])
+def test_long_times_are_told_in_minutes_and_hours(rows: int, left: str) -> None:
+    assert f"{left} left" in describe(moment(total_rows=rows))
+
+
+def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    text = io.StringIO()
+    with shown_progress(Console(file=text, width=200)) as show:
+        assert show is not None
+        show(moment())
+        assert text.getvalue() == ""
+        time.sleep(0.06)
+        show(moment())
+        show(moment())
+    assert text.getvalue() == describe(moment()) + "\n"
+
+
+def test_on_a_terminal_a_bar_that_leaves_nothing_behind() -> None:
+    text = io.StringIO()
+    with shown_progress(Console(file=text, width=200, force_terminal=True)) as show:
+        assert show is not None
+        show(moment())
+        time.sleep(0.2)
+    assert "33%" in text.getvalue()
+    assert "6 s left" in text.getvalue()
+
+
+def test_quiet_shows_nothing() -> None:
+    text = io.StringIO()
+    with shown_progress(Console(file=text), quiet=True) as show:
+        assert show is None
+    assert text.getvalue() == ""

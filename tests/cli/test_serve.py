@@ -1,0 +1,67 @@
+"""`tidemill serve` as the program: ready, answering, and ending well on SIGTERM and Ctrl-C."""
+
+import json
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import start, tidemill
+
+
+def address(process_file: Path, until: float) -> str:
+    while not process_file.exists():
+        assert time.monotonic() < until, "not ready"
+        time.sleep(0.05)
+    return process_file.read_text().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_until_it_is_told_to_end(number: int, package: Path, tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    flags = ("--port", 0, "--port-file", port_file, "--lame-duck", 0, "--limit", "max_rows=2")
+    process = start("serve", package, *flags)
+    try:
+        url = f"http://{address(port_file, time.monotonic() + 60)}/v2/models/tiny/infer"
+        body = json.dumps({"rows": [{"x": 21.0}]}).encode()
+        with urllib.request.urlopen(url, body, timeout=30) as answer:
+            assert json.load(answer)["outputs"][0]["data"] == [42.0]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(url, json.dumps({"rows": [{"x": 1.0}] * 3}).encode(), timeout=30)
+        assert refused.value.code == 413
+        refused.value.close()
+    finally:
+        process.send_signal(number)
+        output, logs = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output == ""
+    assert "Traceback" not in logs
+    assert {"listening", "ready", "stopped"} <= {json.loads(line)["event"] for line in logs.splitlines()}
+
+
+def test_a_port_that_is_taken_is_named(package: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = tidemill("serve", package, "--port", port)
+    assert done.exit_code == 1
+    assert str(port) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--limit", "nothing=1"], "no such limit; expected one of"),
+        (["--limit", "max_rows"], "--limit 'max_rows': expected NAME=NUMBER"),
+        (["--limit", "max_rows=0"], "requests.max_rows"),
+        (["--tls-cert", "cert.pem"], "tls_key"),
+        (["--workers", "0"], "workers"),
+    ],
+)
+def test_wrong_flags_end_with_2_and_name_the_option(flags: list[str], message: str, package: Path) -> None:
+    done = tidemill("serve", package, "--port", 0, *flags)
+    assert done.exit_code == 2, done.stderr
+    assert message in done.stderr
