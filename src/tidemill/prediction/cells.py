@@ -172,7 +172,9 @@ def _values(column: pa.Array, type_: DataType) -> Array:
         return np.empty(0, type_.dtype)
     if type_.json == "boolean":
         column = column.cast(pa.uint8())
-    return np.frombuffer(column.buffers()[1], type_.dtype, len(column), column.offset * type_.size)
+    values: Array = np.frombuffer(column.buffers()[1], type_.dtype, len(column), column.offset * type_.size)
+    values.flags.writeable = False  # the caller's own table
+    return values
 
 
 def array_to_arrow(array: Array, type_: DataType, *, binary: bool = False) -> pa.Array:
