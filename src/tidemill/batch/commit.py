@@ -107,8 +107,17 @@ def _link_dead(sealed: Sequence[Sealed], stage: Path, place: Path) -> None:
     place.mkdir()
     for marker in sealed:
         if marker.dead is not None:
-            os.link(stage / "dead" / marker.dead.name, place / marker.dead.name)
+            _link(stage / "dead" / marker.dead.name, place / marker.dead.name)
     sync_directory(place)
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, place)
+        with open(place, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def _join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Path) -> None:
