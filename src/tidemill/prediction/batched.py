@@ -30,9 +30,8 @@ log = logging.getLogger(__name__)
 
 # Left callers' places in the queue are swept out once there are this many, and more of them than of others.
 SWEEP_GONE = 32
-# Inline calls that are so many times slower than measured at the start go to threads, for so many seconds.
-SLOW = 4.0
-SLOW_SECONDS = 1.0
+# Inline calls that have become too slow go to threads for so many seconds.
+THREADS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class Batched:
         self._gone = 0  # callers in the queue that no longer wait
         self._running_until = 0.0
         self._pace = 1.0  # measured seconds of recent calls ÷ those the profile expected
-        self._inline_pace = 1.0  # the same, of calls on the event loop, where one outlier counts for little
+        self._inline_seconds = 0.0  # what calls on the event loop took lately; one outlier counts for little
         self._threads_until = 0.0
         self._loop = loop
         self._queue: deque[Call] = deque()
@@ -232,16 +231,16 @@ class Batched:
             self._fail(group, error)
             return
         finished = monotonic()
-        self._mind(rows, finished - started, finished)
+        self._mind(finished - started, finished)
         self._deliver(group, rows, result, started, gathered, finished)
 
-    def _mind(self, rows: int, seconds: float, now: float) -> None:
-        """A model that got much slower than its profile must not hold up the event loop: threads, for a while."""
-        slowness = seconds / self.profile.cost(rows)
-        self._inline_pace += 0.1 * (min(slowness, 10.0) - self._inline_pace)
-        if self._inline_pace > SLOW:
-            self._inline_pace = 1.0
-            self._threads_until = now + SLOW_SECONDS
+    def _mind(self, seconds: float, now: float) -> None:
+        """Calls that hold up the event loop for longer than they may, and not just once, go to threads for a while."""
+        most = self.limits.inline_seconds
+        self._inline_seconds += 0.1 * (min(seconds, 10 * most) - self._inline_seconds)
+        if self._inline_seconds > 2 * most:
+            self._inline_seconds = 0.0
+            self._threads_until = now + THREADS_SECONDS
 
     def _run_on_thread(self, group: list[Call], rows: int) -> None:
         started = monotonic()
