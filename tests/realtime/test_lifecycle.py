@@ -114,13 +114,15 @@ def test_what_is_in_flight_has_the_grace_to_finish(tmp_path: Path) -> None:
 
 
 def test_after_the_grace_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
-    with process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=0.3) as server:
-        with closing(http.client.HTTPConnection(server.address)) as asking:
-            asking.request("POST", PATH, json.dumps(seconds(50.0)))
-            time.sleep(0.3)
-            server.terminate()
-            assert server.child.wait(20) == 0
-            assert server.log[-1]["cut"] == 1
+    with (
+        process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=0.3) as server,
+        closing(http.client.HTTPConnection(server.address)) as asking,
+    ):
+        asking.request("POST", PATH, json.dumps(seconds(50.0)))
+        time.sleep(0.3)
+        server.terminate()
+        assert server.child.wait(20) == 0
+        assert server.log[-1]["cut"] == 1
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

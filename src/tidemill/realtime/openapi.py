@@ -106,7 +106,8 @@ def _describe(one: Endpoint, v2: str, v1: str, paths: Schema) -> None:
     status = _object(name=STRING, ready=_BOOL, model_version_status=_array({"type": "object"}))
     paths[v1] = {"get": _get(f"Status of {what}", status)}
     paths[f"{v1}/metadata"] = {"get": _get(f"TensorFlow Serving's metadata of {what}", {"type": "object"})}
-    example = None if one.example is None else {"instances": _records(one, one.example)}
+    raw = any(i.binary for i in one.manifest.inputs)
+    example = None if one.example is None or raw else {"instances": _records(one, one.example)}
     paths[f"{v1}:predict"] = {"post": _post(f"Ask {what}", f"{key}.Predict", f"{key}.Predictions", example)}
 
 
@@ -259,7 +260,7 @@ def _records(one: Endpoint, rows: Rows) -> list[Schema]:
         if i.columns:
             cells = _values(values, rows, i.name)
             record |= {c.name: v for c, v in zip(i.columns, cells, strict=True)}
-        elif not i.binary:
+        else:
             record[i.name] = _values([values], rows, i.name)[0]
     return [record]
 
