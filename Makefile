@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test lint format bench size docs lock clean
+.PHONY: help setup setup-demo setup-services demo test fuzz lint format bench size docs lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,9 @@ demo: .venv/.demo  ## Train, package, serve, score and verify a model on real da
 
 test: .venv/.dev  ## Run all tests
 	$(BIN)/python -m pytest -n logical
+
+fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests (make test sends some of them)
+	TIDEMILL_FUZZ=10000 $(BIN)/python -m pytest tests/realtime/test_fuzz.py --timeout 600
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
