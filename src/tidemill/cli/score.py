@@ -25,7 +25,7 @@ def score(
     sink: Annotated[
         str, typer.Argument(metavar="OUTPUT", help="A .parquet, .csv or .jsonl file, or a directory of Parquet files.")
     ],
-    chunk_rows: Annotated[int, typer.Option(metavar="N", help="Rows read and written at a time.")] = 32_768,
+    chunk_rows: Annotated[int, typer.Option(metavar="N", help="Rows read and written at a time.")] = 16_384,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Threads; all cores if left out.")] = None,
     select: Annotated[list[str] | None, typer.Option(metavar="COLS", help="Outputs to write; all if left out.")] = None,
     pass_through: Annotated[
