@@ -253,3 +253,22 @@ def test_the_same_rows_have_the_same_problems_by_every_way_in(records: list[dict
     for i, record in enumerate(records):
         alone = found(INPUTS, intake.from_records([record]))
         assert [(i, *rest) for _, *rest in alone] == [p for p in first if p[0] == i]
+
+
+def test_a_row_says_ten_things_at_most_and_its_neighbours_change_nothing() -> None:
+    wide = [
+        Input(name="x", datatype="FP32", shape=(-1, 40)),
+        *[Input(name=f"c{i}", datatype="FP32") for i in range(30)],
+    ]
+    validator = Validator(wide)
+    x = np.zeros((4, 40), np.float32)
+    x[1] = np.nan
+    x[2, 5:9] = np.nan
+    columns = {f"c{i}": np.array([0, np.nan, np.nan, 0], np.float32) for i in range(30)}
+    rows = Rows({"x": x, **columns}, 4)
+    found = validator.problems(rows)
+    assert [p.field for p in found if p.row == 1] == [f"x[{i}]" for i in range(10)]
+    assert [p.field for p in found if p.row == 2] == ["x[5]", "x[6]", "x[7]", "x[8]", *[f"c{i}" for i in range(6)]]
+    assert {p.row for p in found} == {1, 2}
+    alone = [p.at(2) for p in validator.problems(rows.slice(2, 3))]
+    assert alone == [p for p in found if p.row == 2]

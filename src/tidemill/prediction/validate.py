@@ -13,7 +13,36 @@ from tidemill.rows import Array, Rows
 
 __all__ = ["Validator"]
 
-Check = Callable[[Rows, list[Problem]], None]
+# A row that has so many problems is looked at no further: a body of nulls must not become a million sentences.
+# Counted for each row by itself, so that its neighbours change nothing.
+MOST_IN_A_ROW = 10
+
+
+class Found(list[Problem]):
+    """The problems of one call, and the rows (n,) that have enough of them; None while there are none."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.full: Array | None = None
+        self._n = n
+
+    def settle(self) -> None:
+        """Count the problems of each row, after a check that added some."""
+        if len(self) >= MOST_IN_A_ROW:
+            full = np.bincount([p.row for p in self], minlength=self._n) >= MOST_IN_A_ROW
+            self.full = full if full.any() else None
+
+    def kept(self, bad: Array) -> Array:
+        """The bad cells (n, …) that are told of: those of rows that are not full, and only the first of each row."""
+        if self.full is not None:
+            bad = bad & ~self.full.reshape(-1, *[1] * (bad.ndim - 1))
+        if bad.size > MOST_IN_A_ROW * len(bad):
+            flat = bad.reshape(len(bad), -1)
+            bad = (flat & (np.cumsum(flat, axis=1, dtype=np.int32) <= MOST_IN_A_ROW)).reshape(bad.shape)
+        return bad
+
+
+Check = Callable[[Rows, Found], None]
 
 
 class Validator:
@@ -23,10 +52,17 @@ class Validator:
         self._checks: list[Check] = [c for i in inputs if (c := _compile(i)) is not None]
 
     def problems(self, rows: Rows) -> list[Problem]:
-        """Every problem of every row, by row and then in the signature's order; empty when all rows are good."""
-        found: list[Problem] = []
+        """The problems of every bad row, by row and then in the signature's order; empty when all rows are good.
+
+        Inputs that come after those in which a row had ten problems are not looked at for that row, and ten are
+        told of one input.
+        """
+        found = Found(rows.n)
         for check in self._checks:
+            before = len(found)
             check(rows, found)
+            if len(found) > before:
+                found.settle()
         if len(found) > 1:
             found.sort(key=_by_row)
         return found
@@ -59,7 +95,7 @@ def _number_check(one: Input) -> Check:
     if unbounded and not is_float and categories is None:
         return lambda rows, found: _mask_check(one, rows, found)
 
-    def check(rows: Rows, found: list[Problem]) -> None:
+    def check(rows: Rows, found: Found) -> None:
         values = rows.columns[one.name]
         mask = rows.valid.get(one.name)
         ok = (values >= low) & (values <= high)
@@ -76,8 +112,8 @@ def _number_check(one: Input) -> Check:
     return check
 
 
-def _report(one: Input, cells: Sequence[Any], values: Array, absent: Array, bad: Array, found: list[Problem]) -> None:
-    for place in np.argwhere(bad):
+def _report(one: Input, cells: Sequence[Any], values: Array, absent: Array, bad: Array, found: Found) -> None:
+    for place in np.argwhere(found.kept(bad)):
         index = tuple(place.tolist())
         cell = cells[index[-1]] if one.columns else cells[0]
         name = _name(one, index)
@@ -110,16 +146,16 @@ def _unknown(one: Input, row: int, name: str, value: Any) -> Problem:
     return Problem(row, "unknown_category", name, f"{name}: got {str(value)[:80]!r}, expected one of {known}")
 
 
-def _mask_check(one: Input, rows: Rows, found: list[Problem]) -> None:
+def _mask_check(one: Input, rows: Rows, found: Found) -> None:
     mask = rows.valid.get(one.name)
     if mask is None or mask.all():
         return
-    for place in np.argwhere(~mask):
+    nullable = np.array([c.nullable for c in one.columns] or one.nullable, np.bool_)
+    kind = "a boolean" if one.datatype == "BOOL" else "a number"
+    for place in np.argwhere(found.kept(~mask & ~nullable)):
         index = tuple(place.tolist())
-        if not (one.columns[index[-1]].nullable if one.columns else one.nullable):
-            name = _name(one, index)
-            kind = "a boolean" if one.datatype == "BOOL" else "a number"
-            found.append(Problem(index[0], "null", name, f"{name}: is missing, expected {kind}"))
+        name = _name(one, index)
+        found.append(Problem(index[0], "null", name, f"{name}: is missing, expected {kind}"))
 
 
 def _bytes_check(one: Input) -> Check | None:
@@ -129,20 +165,22 @@ def _bytes_check(one: Input) -> Check | None:
     if known is None and all(nullable):
         return None
 
-    def check(rows: Rows, found: list[Problem]) -> None:
+    def check(rows: Rows, found: Found) -> None:
         values = rows.columns[one.name]
         flat = values.reshape(-1).tolist()
         if (None not in flat) if accepted is None else accepted.issuperset(flat):
             return
-        for i, value in enumerate(flat):
+        width = len(nullable)
+        wrong = [
+            not nullable[i % width] if v is None else known is not None and v not in known for i, v in enumerate(flat)
+        ]
+        for place in np.argwhere(found.kept(np.array(wrong, np.bool_).reshape(values.shape))):
+            index = tuple(place.tolist())
+            name, value = _name(one, index), values[index]
             if value is None:
-                if not nullable[i % len(nullable)]:
-                    index = tuple(map(int, np.unravel_index(i, values.shape)))
-                    name = _name(one, index)
-                    found.append(Problem(index[0], "null", name, f"{name}: is missing, expected text"))
-            elif known is not None and value not in known:
-                index = tuple(map(int, np.unravel_index(i, values.shape)))
-                found.append(_unknown(one, index[0], _name(one, index), value))
+                found.append(Problem(index[0], "null", name, f"{name}: is missing, expected text"))
+            else:
+                found.append(_unknown(one, index[0], name, value))
 
     return check
 
