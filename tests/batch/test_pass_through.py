@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 
 from tests.batch.support import table
 from tidemill.batch import ScoreOptions, score
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, SinkError
 
 UTC = datetime.UTC
 COLUMNS: dict[str, pa.Array] = {
@@ -68,6 +69,20 @@ def test_json_lines_hold_what_json_can(package: Path, tmp_path: Path, name: str)
     pq.write_table(table(3).append_column(name, COLUMNS[name]), tmp_path / "in.parquet")
     report = score(package, tmp_path / "in.parquet", tmp_path / "out.jsonl", ScoreOptions(pass_through=(name,)))
     assert report.written == len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
+def test_nanoseconds_are_text_in_json(package: Path, tmp_path: Path) -> None:
+    pq.write_table(table(3).append_column("nanos", COLUMNS["nanos"]), tmp_path / "in.parquet")
+    score(package, tmp_path / "in.parquet", tmp_path / "out.jsonl", ScoreOptions(pass_through=("nanos",)))
+    first = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert first["nanos"] == "1970-01-01T00:00:00.000000001"
+
+
+def test_csv_refuses_bytes_that_are_no_text(package: Path, tmp_path: Path) -> None:
+    pq.write_table(table(3).append_column("bytes", COLUMNS["bytes"]), tmp_path / "in.parquet")
+    with pytest.raises(SinkError, match=r"csv cannot hold a value of this output: Invalid UTF8.*; write Parquet"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(pass_through=("bytes",)))
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_csv_refuses_what_has_no_cell(package: Path, tmp_path: Path) -> None:

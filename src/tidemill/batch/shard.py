@@ -152,6 +152,8 @@ class _Chunk:
             rows = self._live.intake.from_arrow(batch)
         except InputError as error:
             raise _at(name, first_row, error) from None
+        except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8, whatever the file says
+            raise SourceError(f"{name}: rows from {first_row}: cannot be understood: {error}") from error
         result = self._live.predict(rows)
         outputs, dead = result.outputs, None
         errors: dict[str, int] = {}
@@ -205,6 +207,10 @@ class _Parts:
                 self._dead.write(scored.dead)
         except OSError as error:
             raise _unwritable(self._part_name, error) from error
+        except (ValueError, TypeError, pa.ArrowException) as error:
+            raise SinkError(
+                f"{self._part_name}: {self._sink.suffix[1:]} cannot hold a value of this output: {error}; write Parquet"
+            ) from error
 
     def seal(self, counts: Sequence[PieceCount], errors: dict[str, int]) -> Sealed:
         """Close, count what the files hold, make them durable, move them to their places, and only then mark."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.batch.sinks.lines import LineJoiner
 
@@ -49,12 +50,20 @@ class JsonlPart:
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
 
     def write(self, batch: pa.RecordBatch) -> None:
+        batch = pa.RecordBatch.from_arrays([_whole(c) for c in batch.columns], batch.schema.names)
         for start in range(0, batch.num_rows, _SLICE):
             for row in batch.slice(start, _SLICE).to_pylist():
                 self._file.write(orjson.dumps(row, _plain, orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _whole(column: pa.Array) -> pa.Array:
+    """A column whose values Python has types for: those of nanoseconds become text."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return pc.replace_substring(column.cast(pa.string()), " ", "T", max_replacements=1)
+    return column.cast(pa.string()) if column.type == pa.time64("ns") else column
 
 
 def _plain(value: object) -> object:
@@ -64,4 +73,6 @@ def _plain(value: object) -> object:
         return str(value)
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
+    if isinstance(value, datetime.datetime):  # a subclass that knows nanoseconds, inside a list or struct
+        return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
