@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.realtime import packages
 from tidemill.errors import InputError
 from tidemill.model.package import open_package
+from tidemill.model.signature import Input
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.oip_request import FastReader, Reader
@@ -104,6 +105,33 @@ def test_damaged_text_is_read_alike(readers: tuple[FastReader, Reader], junk: by
         {"inputs": [{"name": "X", "shape": [1, 3], "datatype": "FP32", "data": [1, 2.5, 3]}], "id": "é"}
     )
     compare(readers, body[:at] + junk + body[at + cut :])
+
+
+FRAMED = b'{"inputs":[{"name":"X","shape":[1,3],"datatype":"FP32","data":%b}]}'
+
+
+@given(
+    st.one_of(
+        st.lists(CELL, max_size=5).map(json.dumps),
+        st.sampled_from(
+            ["[1,2,3]]", "[1,2,3],[1,2,3]", "[1,2,3", "[ 1 ,\n2, 3 ]", '[1,2,3],"more":[1,2,3]', "[1,2,3,]", "3"]
+        ),
+        st.text(alphabet='[],"{}:123.e-data ', max_size=30),
+    )
+)
+def test_within_a_known_frame_only_three_numbers_are_read(readers: tuple[FastReader, Reader], data: str) -> None:
+    assert compare(readers, FRAMED % b"[1.5,2,3]")  # now its frame is known
+    compare(readers, FRAMED % data.encode())
+
+
+@pytest.mark.parametrize("name", ['"data":[', 'a"data":[1.0, 2.0, 3.0]', "[", "data"])
+def test_a_name_like_a_frame_misleads_nobody(name: str) -> None:
+    fast = FastReader(Input(name=name, datatype="FP32", shape=(-1, 3)), LIMITS)
+    for data in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]):
+        body = json.dumps({"inputs": [{"name": name, "shape": [1, 3], "datatype": "FP32", "data": data}]}).encode()
+        found = fast.read(body)
+        assert found is not None
+        assert found[0].columns[name].tolist() == [data]
 
 
 def test_what_the_general_way_refuses_the_quick_way_leaves_alone(readers: tuple[FastReader, Reader]) -> None:
