@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_dependent_rows_fail_together(tmp_path: Path) -> None:
         ("return self.predict(rows)", "RecursionError"),
         ("raise ValueError('x' * 5000)", "ValueError: xxx"),
         ("raise Exception(chr(0xD800))", "Exception: "),
+        ("raise GeneratorExit", "GeneratorExit: "),
+        ("import asyncio; raise asyncio.CancelledError('x')", "CancelledError: x"),
+        ("raise type('PanicException', (BaseException,), {})('rust')", "PanicException: rust"),
+        (
+            "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
+            "Mute (whose text cannot be read: ZeroDivisionError)",
+        ),
     ],
 )
 def test_whatever_a_model_raises_is_told_and_not_raised(statement: str, text: str, tmp_path: Path) -> None:
@@ -133,6 +141,14 @@ def test_whatever_a_model_raises_is_told_and_not_raised(statement: str, text: st
     assert result.problems[0].message.startswith("the model failed: " + text)
     assert len(result.problems[0].message) <= 1000
     result.problems[0].message.encode()
+
+
+def test_only_the_users_own_interrupt_passes(tmp_path: Path) -> None:
+    live, _ = recorded(tmp_path / "p", "raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        ask(live, [1.0])
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert elsewhere.submit(ask, live, [1.0, 2.0]).result().statuses() == ["failed", "failed"]
 
 
 # -- deadlines -------------------------------------------------------------------------------------------------

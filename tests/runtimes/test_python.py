@@ -65,6 +65,11 @@ def test_loads_its_files_and_answers(tmp_path: Path) -> None:
             "model.py cannot be loaded: ModuleNotFoundError: .*jason_not_there",
         ),
         (("import json", "import json\nraise SystemExit(1)"), "model.py cannot be loaded: SystemExit: 1"),
+        (("import json", "import json\nraise BaseException(1)"), "model.py cannot be loaded: BaseException: 1"),
+        (
+            ("def load(self, directory):", "def load(self, directory):\n        raise GeneratorExit"),
+            "Model cannot be loaded: GeneratorExit: ",
+        ),
         (("import json", "import json\nimport ("), "model.py cannot be loaded: SyntaxError"),
     ],
 )

@@ -18,7 +18,7 @@ from tidemill.prediction.result import Result
 from tidemill.prediction.validate import Validator
 from tidemill.rows import Array, Rows
 from tidemill.runtimes import Runtime, load_runtime
-from tidemill.runtimes.source import load_source, to_dict, to_rows
+from tidemill.runtimes.source import is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["Live"]
 
@@ -107,13 +107,15 @@ class Live:
             ]
         try:
             return self._call(rows), []
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the border to user code
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             if rows.n > 1 and self._bisect:
                 middle = rows.n // 2
                 left, lost = self._attempt(rows.slice(0, middle), until)
                 right, more = self._attempt(rows.slice(middle, rows.n), until)
                 return self._join([left, right]), lost + [p.at(p.row + middle) for p in more]
-            text = str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, ModelError) else told(error)
             # Half a surrogate pair in a user's message would break the encoder that tells of it.
             message = f"the model failed: {text}"[:1000].encode(errors="replace").decode()
             return self._filler(rows.n), [Problem(i, "model_failed", "", message) for i in range(rows.n)]

@@ -19,7 +19,7 @@ from tidemill.model.manifest import Manifest
 from tidemill.model.package import Package
 from tidemill.rows import Rows
 from tidemill.runtimes.requirements import check_requirements
-from tidemill.runtimes.source import load_source, to_dict, to_rows
+from tidemill.runtimes.source import is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["PythonRuntime", "load"]
 
@@ -61,8 +61,10 @@ def load(package: Package) -> PythonRuntime:
         model = model_class()
         if hasattr(model, "load"):
             model.load(package.directory)
-    except (Exception, SystemExit) as error:
-        raise PackageError(f"{path.name}: Model cannot be loaded: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise PackageError(f"{path.name}: Model cannot be loaded: {told(error)}") from error
     return PythonRuntime(model)
 
 

@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import itertools
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -17,7 +18,7 @@ import numpy as np
 from tidemill.errors import ModelError, PackageError
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["load_source", "to_dict", "to_rows"]
+__all__ = ["is_interrupt", "load_source", "to_dict", "to_rows", "told"]
 
 _PREFIX = "tidemill_package_"
 _numbers = itertools.count()
@@ -63,10 +64,27 @@ def load_source(path: Path) -> ModuleType:
     sys.modules[root.__name__] = root
     try:
         return importlib.import_module(f"{root.__name__}.{path.stem}")
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         for name in [m for m in sys.modules if m == root.__name__ or m.startswith(root.__name__ + ".")]:
             del sys.modules[name]
-        raise PackageError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise PackageError(f"{path.name} cannot be loaded: {told(error)}") from error
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether what user code ended with is a Ctrl-C, and not its own doing: user code also raises SystemExit,
+    CancelledError and the panics of its extensions, none of which is an Exception, and none of which may end a server.
+    """
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def told(error: BaseException) -> str:
+    """An exception of user code as `Type: text`, even where its text cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as second:  # noqa: BLE001 - its __str__ is user code, too
+        return f"{type(error).__name__} (whose text cannot be read: {type(second).__name__})"
 
 
 def to_dict(rows: Rows) -> dict[str, Array]:
