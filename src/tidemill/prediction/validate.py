@@ -98,10 +98,13 @@ def _number_check(one: Input) -> Check:
     def check(rows: Rows, found: Found) -> None:
         values = rows.columns[one.name]
         mask = rows.valid.get(one.name)
-        ok = (values >= low) & (values <= high)
+        if unbounded and is_float:
+            ok = values == values  # false for NaN alone, in one pass
+        else:
+            ok = (values >= low) & (values <= high)
         if categories is not None:
             ok &= np.isin(values, categories)
-        if ok.all() and mask is None:
+        if np.count_nonzero(ok) == ok.size and mask is None:  # quicker than all()
             return
         absent = np.isnan(values) if is_float else ~mask if mask is not None else np.zeros(values.shape, np.bool_)
         bad = np.where(absent, ~nullable, ~ok)
