@@ -277,6 +277,13 @@ def test_n_and_n_by_1_are_one_value_a_row(declared: tuple[int, ...], given_: str
     assert result.outputs["y"].shape == (2, *declared[1:])
 
 
+def test_an_output_with_missing_cells_is_the_models_failure(tmp_path: Path) -> None:
+    """They would be sent as the values that happen to lie under the mask."""
+    live, _ = recorded(tmp_path / "p", "return {'y': rows['x'], 'y.valid': rows['x'] > 1}")
+    assert ask(live, [2.0]).statuses() == ["ok"]
+    assert "output 'y' has missing cells" in ask(live, [1.0]).problems[0].message
+
+
 def test_outputs_are_exactly_those_declared_in_their_order(tmp_path: Path) -> None:
     live = Live.open(network_package(tmp_path / "p"))
     result = live.predict(live.intake.from_arrays({"x": np.zeros((2, 5), np.float32)}))

@@ -91,7 +91,13 @@ def test_exceptions_of_predict_pass_through(tmp_path: Path) -> None:
     [
         ("return None", "Model.predict returned NoneType, expected a dict of arrays"),
         ("return {'y': rows['x'][:1]}", r"Model.predict returned y of shape \[1\] for 2 rows"),
-        ("return {'y': 1.0}", r"Model.predict returned y of shape \[\] for 2 rows"),
+        ("return {'y': 1.0}", "Model.predict returned y as float, expected an array of 2 rows"),
+        ("return {'y': (v for v in rows['x'])}", "Model.predict returned y as generator, expected an array of 2 rows"),
+        ("return {1: rows['x'], 'y': rows['x']}", "Model.predict returned a column named 1, expected a string"),
+        (
+            "import numpy as np\nreturn {'y': np.ma.masked_array(rows['x'], [True, False])}",
+            "Model.predict returned y with masked cells: put a value there, or NaN",
+        ),
         (
             "return {'y': rows['x'], 'y.valid': rows['x']}",
             r"returned y.valid as float64 \[2\], expected BOOL of shape \[2\]",
@@ -111,6 +117,35 @@ def test_what_it_is_given_is_read_only(tmp_path: Path) -> None:
     result = live.predict(rows)
     assert all("read-only" in p.message for p in result.problems)
     assert rows["x"].tolist() == [1.0, 2.0]
+
+
+BUFFERED = """
+import numpy as np
+
+
+class Model:
+    inputs = {"x": ("FP64", (-1,))}
+    outputs = {"y": ("FP64", (-1,))}
+
+    def load(self, directory):
+        self.buffer = np.zeros(100)
+
+    def predict(self, rows):
+        if (rows["x"] == 13).any():
+            raise ValueError("13")
+        n = len(rows["x"])
+        self.buffer[:n] = rows["x"]
+        return {"y": self.buffer[:n]}
+"""
+
+
+def test_a_model_may_answer_every_call_from_one_buffer(tmp_path: Path) -> None:
+    package = make(tmp_path / "p", "python", BUFFERED, X, Y)
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 13.0, 7.0, 8.0]
+    for call_rows in (None, 3):
+        live = Live.open(package, call_rows=call_rows)
+        result = live.predict(live.intake.from_lists({"x": (None, values)}))
+        assert [y for y in result.outputs["y"].tolist() if y == y] == [v for v in values if v != 13]
 
 
 COUNTER = """

@@ -138,6 +138,10 @@ class Live:
             if array is None:
                 raise ModelError(f"no output {output.name!r}; the model gave {', '.join(found.columns)}")
             columns[output.name] = array = _sealed(output, array, n)
+            if output.name in found.valid and not found.valid[output.name].all():
+                raise ModelError(
+                    f"output {output.name!r} has missing cells; an output has none: put a value or NaN there"
+                )
             if array.dtype.kind == "O":
                 _check_strings(output, array)
         for output, source, derive in self._derived:

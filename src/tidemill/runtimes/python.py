@@ -38,8 +38,9 @@ class PythonRuntime:
     def run(self, rows: Rows) -> Rows:
         given = to_dict(rows)
         with self._turn:
-            found = self._predict(given)
-        return to_rows(found, rows.n, "Model.predict")
+            found = to_rows(self._predict(given), rows.n, "Model.predict")
+            # A model may well answer every call from one buffer of its own; the answers live longer than that.
+            return Rows({name: array.copy() for name, array in found.columns.items()}, found.n, found.valid)
 
 
 def load(package: Package) -> PythonRuntime:

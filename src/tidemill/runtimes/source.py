@@ -112,10 +112,16 @@ def to_rows(found: Any, n: int, who: str) -> Rows:
     columns: dict[str, Array] = {}
     valid: dict[str, Array] = {}
     for name, value in found.items():
+        if not isinstance(name, str):
+            raise ModelError(f"{who} returned a column named {name!r:.80}, expected a string")
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise ModelError(f"{who} returned {name} with masked cells: put a value there, or NaN")
         array = np.asarray(value)
         if array.dtype.kind in "US":
             array = array.astype(np.object_)
-        if array.ndim == 0 or len(array) != n:
+        if array.ndim == 0:
+            raise ModelError(f"{who} returned {name} as {type(value).__name__}, expected an array of {n} rows")
+        if len(array) != n:
             raise ModelError(f"{who} returned {name} of shape {list(array.shape)} for {n} rows")
         if name.endswith(VALID) and name.removesuffix(VALID) in found:
             valid[name.removesuffix(VALID)] = array
