@@ -44,6 +44,10 @@ CASES: dict[str, tuple[str, bytes, int, str]] = {
     "cut JSON": (MATRIX, b'{"inputs":[', 400, "malformed JSON"),
     "not UTF-8": (MATRIX, b'{"inputs":"\xff"}', 400, "malformed JSON"),
     "NaN literal": (MATRIX, x().replace(b"1, 2", b"NaN, 2"), 400, "malformed JSON"),
+    "NaN as Python writes it": (MATRIX, x(data=[1, float("nan"), 3]), 400, "JSON has no NaN: write null"),
+    "-Infinity": (MATRIX, x(data=[1, -float("inf"), 3]), 400, "JSON has no Infinity: write null"),
+    "NaN behind text": (V1, '{"é":"😀","instances":NaN}'.encode(), 400, "JSON has no NaN: write null"),
+    "cut in a NaN": (V1, b"Na", 400, "malformed JSON"),
     "trailing JSON": (MATRIX, x() + b"{}", 400, "malformed JSON"),
     "an array": (MATRIX, b"[]", 400, "the request is a JSON array, expected an object"),
     "no inputs": (MATRIX, b"{}", 400, "inputs is missing"),
@@ -117,6 +121,12 @@ CASES: dict[str, tuple[str, bytes, int, str]] = {
         "parameter on_bad_row: got 'skip', expected 'reject' or 'partial'",
     ),
     "unknown model": ("/v2/models/nothing/infer", x(), 404, "unknown model 'nothing'"),
+    "V1 unknown model": ("/v1/models/nothing:predict", b"{}", 404, "unknown model 'nothing'"),
+    "V1 unknown version": ("/v1/models/matrix/versions/9:predict", b"{}", 404, "unknown version '9'"),
+    "V1 unknown verb": ("/v1/models/matrix:classify", b"{}", 404, "no such path: /v1/models/matrix:classify"),
+    "a long wrong name": (MATRIX, x(name="n" * 10_000), 400, "unknown input 'nnn"),
+    "a long name of a mask": (MATRIX, x(name="n" * 10_000 + ".valid"), 400, "unknown input 'nnn"),
+    "a long wrong output": (MATRIX, json.dumps({**GOOD, "outputs": [{"name": "n" * 10_000}]}).encode(), 400, "'nnn"),
     "unknown version": ("/v2/models/matrix/versions/9/infer", x(), 404, "unknown version '9'"),
     "unknown category": (TABULAR, row(city="Paris"), 400, "row 0: city: got 'Paris', expected one of Bern, Zürich"),
     "integer out of its datatype": (TABULAR, row(age=2**31), 400, "element 0 is 2147483648, outside INT32"),
@@ -199,6 +209,11 @@ def _binary_cases() -> dict[str, tuple[str, bytes, int | str, str]]:
             "element 0 states 4294967295 bytes",
         ),
         "text that is no UTF-8": (EVERY, *binary(5, b"\1\0\0\0\xff", "text", "[1]", "BYTES"), "is not UTF-8 text"),
+        "a shape of 0 elements that no array has": (
+            MATRIX,
+            *binary(0, b"", shape="[65536,16777216,16777216,0]"),
+            "is over 16777216 elements, the limit",
+        ),
         "more elements than bytes": (
             EVERY,
             *binary(4, b"\0\0\0\0", "text", "[60000]", "BYTES"),
@@ -211,7 +226,7 @@ def _binary_cases() -> dict[str, tuple[str, bytes, int | str, str]]:
 def test_binary_that_does_not_add_up(shared: Served, name: str) -> None:
     path, body, json_size, text = _binary_cases()[name]
     answer = shared.post(path, body, headers={"Inference-Header-Content-Length": str(json_size)})
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code == (413 if "the limit" in text else 400), answer.text
     assert text in answer.json()["error"]
     assert shared.post(MATRIX, GOOD).status_code == 200
 
@@ -225,6 +240,11 @@ HOSTILE = {
     "no width": (x(shape=[5, 0], data=[]), 400),
     "1,000 dimensions": (x(shape=[1] * 1000, data=[1]), 400),
     "a digit string as dimension": (x(shape=["1", 3]), 400),
+    "a shape of 0 elements that no array has": (x(shape=[65536, 1 << 24, 1 << 24, 0], data=[]), 413),
+    "a name of its own for each of 60,000 rows": (
+        b'{"rows":[' + b",".join([b'{"n%d":1}' % i for i in range(60_000)]) + b"]}",
+        400,
+    ),
     "nesting in data": (x().replace(b"[1, 2, 3]", b"[" * 1000 + b"1" + b"]" * 1000), 400),
     "nesting over what JSON takes": (b'{"inputs":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
     "nesting never closed": (b'{"inputs":' + b'{"a":' * 100_000, 400),

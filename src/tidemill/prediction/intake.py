@@ -139,9 +139,10 @@ class Intake:
                 raise InputError(f"row {i} is {type(record).__name__}, expected an object of named columns", row=i)
             for name in record:
                 if name not in lists:
+                    # At once: a column of its own for each row's unknown name would take the square of the request.
+                    self.check_names((name,))
                     lists[name] = [None] * len(records)
                 lists[name][i] = record[name]
-        self.check_names(lists.keys())
         for one in self.inputs:
             if one.name in lists:
                 continue
@@ -263,7 +264,7 @@ class Intake:
         for name in names:
             if name not in self.by_name and name not in self.by_column:
                 raise InputError(
-                    f"unknown input {name!r}: expected {_listing(self.by_name)}"
+                    f"unknown input {name!r:.200}: expected {_listing(self.by_name)}"
                     + (f" or the columns {_listing(self.by_column)}" if self.by_column else ""),
                     field=name,
                 )

@@ -82,7 +82,9 @@ class Endpoints:
         """The versions of a model, lowest first. Raises NotFound."""
         found = self._models.get(name)
         if found is None:
-            raise NotFound(f"unknown model {name!r}: this server has {', '.join(map(repr, self._models)) or 'none'}")
+            raise NotFound(
+                f"unknown model {name!r:.200}: this server has {', '.join(map(repr, self._models)) or 'none'}"
+            )
         return list(found.values())
 
     def find(self, name: str, version: str | None = None) -> Endpoint:
@@ -94,7 +96,7 @@ class Endpoints:
             if one.version == version:
                 return one
         known = ", ".join(repr(one.version) for one in versions)
-        raise NotFound(f"unknown version {version!r} of model {name!r}: this server has {known}")
+        raise NotFound(f"unknown version {version!r:.200} of model {name!r}: this server has {known}")
 
 
 def _natural(version: str) -> list[tuple[int, str]]:

@@ -133,6 +133,9 @@ class Server:
         if parts[:2] == ["v2", "models"] and len(parts) > 2:
             version = parts[4] if len(parts) > 4 and parts[3] == "versions" else None
             self.service.endpoints.find(parts[2], version)
+        if parts[:2] == ["v1", "models"] and len(parts) > 2:
+            name, version = parts[2], parts[4] if len(parts) > 4 and parts[3] == "versions" else None
+            self.service.endpoints.find(name.partition(":")[0], version and version.partition(":")[0])
         raise NotFound(f"no such path: {request.path:.200}")
 
     async def drain(self) -> int:

@@ -5,6 +5,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ class Reader:
         if not isinstance(name, str):
             raise InputError(f"inputs[{place}]: name is missing or not a string")
         one = self._input(name)
-        if one is None and not name.endswith(VALID):
-            self._intake.check_names((name,))
+        if one is None:
+            self._intake.check_names((name.removesuffix(VALID),))
         type_ = DATATYPES["BOOL"] if one is None else one.type
         given = tensor.get("datatype")
         if given != type_.name:
@@ -156,9 +157,9 @@ class Reader:
         self._check_rows(shape[0])
         count = 1
         for d in shape:
-            count *= d
+            count *= d or 1  # an axis of 0 does not make the others right: NumPy, too, multiplies without it
         most = self._limits.max_elements
-        if count > most or max(shape) > most:
+        if count > most:
             raise TooLarge(f"{name}: shape {shape!s:.80} is over {most} elements, the limit", field=name)
         return shape
 
@@ -195,7 +196,7 @@ class Reader:
                 raise InputError(f"outputs[{place}]: expected an object with a name", field="outputs")
             if name not in self._outputs:
                 known = ", ".join(map(repr, self._outputs))
-                raise InputError(f"unknown output {name!r}: expected {known}", field=name)
+                raise InputError(f"unknown output {name!r:.200}: expected {known}", field=name)
             if name in wanted:
                 raise InputError(f"output {name!r} is asked for twice", field=name)
             parameters = parameters_of(output, f"output {name!r}")
@@ -288,7 +289,9 @@ def load_json(text: bytes | memoryview) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise InputError(f"malformed JSON: {error}") from None
+        found = re.match("NaN|Infinity", error.doc[error.pos : error.pos + 8])
+        hint = f" (JSON has no {found[0]}: write null for a missing number)" if found else ""
+        raise InputError(f"malformed JSON: {error}{hint}") from None
 
 
 def kind(value: Any) -> str:
