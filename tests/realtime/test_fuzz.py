@@ -230,5 +230,5 @@ def test_what_schemathesis_makes_of_the_openapi_document(fuzzed: Fuzzed, tmp_pat
         *("--checks", checks, "--max-examples", str(max(1, REQUESTS // 4 // operations)), "--no-color"),
         *("--phases", "examples,coverage,fuzzing", "--seed", "1", "--generation-database", "none"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

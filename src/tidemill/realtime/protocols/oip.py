@@ -11,6 +11,7 @@ from time import monotonic
 from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
+from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.inference import Inference, deadline_of
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
@@ -49,15 +50,15 @@ class Infer:
         endpoint = self._endpoint
         inference: Inference
         try:
-            if request.bare and self._fast is not None and (found := self._fast.read(request.body)) is not None:
+            found = None
+            if self._fast is not None and (request.bare or _is_json(request)):
+                found = self._fast.read(request.body)
+            if found is not None:
                 rows, id_ = found
-                due = request.received_at + endpoint.timeout
-                if id_ is None:
-                    inference = _Plain(endpoint, request, rows, due, request.received_at)
-                    inference.writer = self.writer
-                else:
-                    asked = Asked(id_, self._reader.all_outputs, False, None)
-                    inference = _Asked(endpoint, request, rows, due, request.received_at, self.writer, asked)
+                due = request.received_at + endpoint.timeout if request.bare else deadline_of(endpoint, request)
+                inference = _Plain(endpoint, request, rows, due, request.received_at)
+                inference.writer = self.writer
+                inference.id = id_
             else:
                 read = monotonic()
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
@@ -71,14 +72,21 @@ class Infer:
 
 
 class _Plain(Inference):
-    """All outputs as JSON, without an id, to a client that asked for nothing else."""
+    """All outputs as JSON, to a client that asked for nothing else but perhaps for compression."""
 
-    __slots__ = ("writer",)
+    __slots__ = ("id", "writer")
 
+    id: str | None
     writer: Writer
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
-        self.request.reply(200, self.writer.plain(result, start, stop))
+        body = self.writer.plain(result, start, stop)
+        if self.id is not None:
+            body = self.writer.with_id(body, self.id)
+        if self.request.bare or len(body) < WORTH_COMPRESSING:
+            self.request.reply(200, body)
+        else:
+            reply_encoded(self.request, [body])
 
 
 class _Asked(Inference):
@@ -108,6 +116,11 @@ class _Asked(Inference):
             reply_encoded(self.request, parts)
         else:
             reply_encoded(self.request, parts, BINARY, ((JSON_SIZE, b"%d" % json_size),))
+
+
+def _is_json(request: Request) -> bool:
+    """The body is JSON as it stands: not compressed, and no binary tensors follow."""
+    return request.header(JSON_SIZE) is None and request.header(b"content-encoding") is None
 
 
 def _json_size(request: Request) -> int | None:

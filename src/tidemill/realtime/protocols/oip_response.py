@@ -50,6 +50,10 @@ class Writer:
             columns += (repeat(piece), flat_cells(result, name))
         return list(map(b"".join, zip(*columns, repeat(pieces[-1]), strict=False)))
 
+    def with_id(self, body: bytes, id_: str) -> bytes:
+        """An answer of `plain` with the request's id in it."""
+        return b'%b,"id":%b%b' % (self._open, orjson.dumps(id_), body[len(self._open) :])
+
     def write(
         self,
         result: Result,
