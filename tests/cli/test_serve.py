@@ -55,13 +55,46 @@ def test_a_port_that_is_taken_is_named(package: Path) -> None:
     ("flags", "message"),
     [
         (["--limit", "nothing=1"], "no such limit; expected one of"),
-        (["--limit", "max_rows"], "--limit 'max_rows': expected NAME=NUMBER"),
+        (["--limit", "max_rows"], "--limit 'max_rows': expected NAME=NUMBER, as max_rows=1000"),
         (["--limit", "max_rows=0"], "requests.max_rows"),
         (["--tls-cert", "cert.pem"], "tls_key"),
         (["--workers", "0"], "workers"),
+        (["--host", ""], "host: expected `str` of length >= 1, got ''"),  # it would be every address there is
     ],
 )
 def test_wrong_flags_end_with_2_and_name_the_option(flags: list[str], message: str, package: Path) -> None:
     done = tidemill("serve", package, "--port", 0, *flags)
     assert done.exit_code == 2, done.stderr
     assert message in done.stderr
+
+
+LINGERING = """
+import threading
+import time
+
+
+class Model:
+    inputs = {"x": ("FP64", [-1])}
+    outputs = {"y": ("FP64", [-1])}
+
+    def load(self, directory):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+
+    def predict(self, rows):
+        return {"y": rows["x"]}
+"""
+
+
+def test_a_thread_that_a_model_left_running_does_not_keep_the_process(tmp_path: Path) -> None:
+    source, port_file = tmp_path / "lingering.py", tmp_path / "port"
+    source.write_text(LINGERING)
+    package = start("package", source, "--out", tmp_path / "p")
+    assert package.communicate(timeout=60)[1] == ""
+    assert package.returncode == 0
+    process = start("serve", tmp_path / "p", "--port", 0, "--port-file", port_file, "--lame-duck", 0)
+    try:
+        address(port_file, time.monotonic() + 60)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 0

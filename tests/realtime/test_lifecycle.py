@@ -143,14 +143,14 @@ class Model:
     outputs = {"x": ("FP64", [-1])}
 
     def load(self, directory):
-        time.sleep(1.5)
+        time.sleep(SECONDS)
 
     def predict(self, rows):
         return {"x": rows["x"]}
 """
 
 
-def slow_to_load(directory: Path) -> Path:
+def slow_to_load(directory: Path, seconds: float = 1.5) -> Path:
     manifest = Manifest(
         format=1,
         name="slow",
@@ -159,7 +159,8 @@ def slow_to_load(directory: Path) -> Path:
         inputs=(Input(name="x", datatype="FP64"),),
         outputs=(Output(name="x", datatype="FP64"),),
     )
-    write_package(directory / "slow", manifest, lambda d: (d / "model.py").write_text(SLOW_TO_LOAD) and None)
+    source = SLOW_TO_LOAD.replace("SECONDS", str(seconds))
+    write_package(directory / "slow", manifest, lambda d: (d / "model.py").write_text(source) and None)
     return directory / "slow"
 
 
@@ -181,8 +182,8 @@ def test_while_it_loads_it_is_live_and_not_ready(tmp_path: Path) -> None:
         assert server.child.wait(60) == 0
 
 
-def test_sigterm_while_loading_ends_it(tmp_path: Path) -> None:
-    with process(tmp_path, [slow_to_load(tmp_path)], until="listening", lame_duck=0.0) as server:
+def test_sigterm_ends_it_though_a_model_never_loads(tmp_path: Path) -> None:
+    with process(tmp_path, [slow_to_load(tmp_path, 600)], until="listening", lame_duck=0.0) as server:
         server.terminate()
         assert server.child.wait(60) == 0
 

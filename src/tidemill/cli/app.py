@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +22,8 @@ from tidemill.cli.verify import verify
 from tidemill.errors import TidemillError
 
 __all__ = ["app", "main"]
+
+SECONDS_FOR_THREADS = 3.0
 
 
 class _Group(TyperGroup):
@@ -73,4 +78,19 @@ for command in (package, inspect, check, verify, serve, score):
 
 def main() -> None:
     """The program `tidemill`."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        _leave_threads(end.code)
+        raise
+
+
+def _leave_threads(code: object) -> None:
+    """End the process though a model's own threads, which are no daemons, still run a while from now."""
+    main_thread = threading.main_thread()
+    if any(t is not main_thread and not t.daemon for t in threading.enumerate()):
+        sys.stdout.flush()
+        number = code if isinstance(code, int) else 0 if code is None else 1
+        timer = threading.Timer(SECONDS_FOR_THREADS, os._exit, [number])
+        timer.daemon = True
+        timer.start()

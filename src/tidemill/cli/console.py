@@ -49,8 +49,8 @@ def names(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
 
 
-def pairs(flag: str, values: Sequence[str] | None) -> dict[str, float]:
-    """NAME=NUMBER options as a dict. Raises ConfigError naming the flag."""
+def pairs(flag: str, values: Sequence[str] | None, example: str) -> dict[str, float]:
+    """NAME=NUMBER options as a dict. Raises ConfigError naming the flag, with an example of it."""
     found: dict[str, float] = {}
     for value in values or ():
         name, equals, number = value.rpartition("=")
@@ -59,7 +59,7 @@ def pairs(flag: str, values: Sequence[str] | None) -> dict[str, float]:
                 raise ValueError
             found[name] = float(number)
         except ValueError:
-            raise ConfigError(f"{flag} {value!r}: expected NAME=NUMBER, as score=1e-6") from None
+            raise ConfigError(f"{flag} {value!r}: expected NAME=NUMBER, as {example}") from None
     return found
 
 

@@ -85,7 +85,7 @@ def package(
         "labels": names(labels),
         "threshold": threshold,
         "top_k": top_k,
-        "tolerance": pairs("--tolerance", tolerance),
+        "tolerance": pairs("--tolerance", tolerance, "score=1e-6"),
         "rows_independent": rows_independent,
         "repeatable": not not_repeatable,
         "p99_ms": p99_ms,

@@ -50,7 +50,7 @@ def serve(
         "workers": workers,
         "lame_duck": lame_duck,
         "grace": grace,
-        **_limits(pairs("--limit", limit)),
+        **_limits(pairs("--limit", limit, "max_rows=1000")),
     }
     run(directories, decode(given, ServeOptions, "serve"))
 

@@ -33,7 +33,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     serialises them anyway); `max_queue_rows` rows of one model wait at most.
     """
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     port_file: str | None = None
     tls_cert: str | None = None

@@ -9,8 +9,12 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import orjson
 import uvloop
@@ -45,6 +49,7 @@ DOCUMENTS = ("/openapi.json", "/v2", "/v2/health/ready", "/v1/models")
 SWITCH = 0.0005  # seconds; 0.005 is the default of Python
 
 PathLike = str | os.PathLike[str]
+T = TypeVar("T")
 
 
 class Server:
@@ -89,7 +94,7 @@ class Server:
         loop = asyncio.get_running_loop()
         endpoints = []
         for directory in packages:
-            live, profile, example = await loop.run_in_executor(None, _open, directory)
+            live, profile, example = await _on_daemon(partial(_open, directory))
             # Threads that wait for the interpreter's lock only keep calls from being merged.
             workers = self.options.workers or (cpu_budget() if live.runtime.releases_gil else 1)
             batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
@@ -196,6 +201,23 @@ async def _serve(packages: Sequence[PathLike], options: ServeOptions) -> None:
     forced.cancel()
 
 
+async def _on_daemon(function: Callable[[], T]) -> T:
+    """Call on a thread of its own that may be left behind: a model that never loads must not keep the process."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            found = function()
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            future.set_exception(error)
+        else:
+            future.set_result(found)
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None]:
     live = Live.open(open_package(directory))
     return live, measure(live), answerable(live)
@@ -209,7 +231,8 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(options.tls_cert, options.tls_key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"tls_cert {options.tls_cert}, tls_key {options.tls_key}: {error}") from None
+        what = f"not a PEM certificate and its key: {error}" if isinstance(error, ssl.SSLError) else error
+        raise ConfigError(f"tls_cert {options.tls_cert}, tls_key {options.tls_key}: {what}") from None
     return context
 
 
