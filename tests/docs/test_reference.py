@@ -10,7 +10,7 @@ import pytest
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "model.schema.json"])
+@pytest.mark.parametrize("name", ["cli.md", "model.schema.json", "profile.schema.json", "run-manifest.schema.json"])
 def test_a_reference_page_is_current(name: str) -> None:
     spec = importlib.util.spec_from_file_location("generate_reference", REFERENCE / "generate.py")
     assert spec is not None
