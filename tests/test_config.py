@@ -126,6 +126,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe6"\n')
     with pytest.raises(ConfigError, match=r"^latin\.toml: .*utf-8"):
         load_toml(tmp_path / "latin.toml", Job)
+    for text, told in (("x = " + "9" * 5000, "digits"), ("x = " + "[" * 9999 + "]" * 9999, "recursion")):
+        (tmp_path / "endless.toml").write_text(text)
+        with pytest.raises(ConfigError, match=rf"^endless\.toml: .*{told}"):
+            load_toml(tmp_path / "endless.toml", Job)
     with pytest.raises(ConfigError, match=tmp_path.name):
         load_toml(tmp_path, Job)
 

@@ -33,7 +33,7 @@ def load_toml(path: str | os.PathLike[str], type_: type[T]) -> T:
             raw = tomllib.load(file)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also numbers of too many digits, nesting without end
         raise ConfigError(f"{name}: {error}") from None
     return decode(raw, type_, name)
 
@@ -68,7 +68,7 @@ def _problems(value: Any, type_: Any, path: str) -> list[str]:
     elif isinstance(value, dict) and origin is dict:
         for key, one in value.items():
             found += _problems(one, args[1], _join(path, key))
-    elif isinstance(value, list) and (origin is list or (origin is tuple and args[1:] == (...,))):
+    elif isinstance(value, list | tuple) and (origin is list or (origin is tuple and args[1:] == (...,))):
         for i, one in enumerate(value):
             found += _problems(one, args[0], f"{path}[{i}]")
     return found or _leaf(value, type_, path)
@@ -83,7 +83,7 @@ def _inner(value: Any, type_: Any) -> Any:
         members = [_inner(value, a) for a in get_args(type_)]
         if isinstance(value, dict):
             members = [m for m in members if _is_struct(m) or get_origin(m) is dict]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             members = [m for m in members if get_origin(m) in (list, tuple)]
         else:
             members = [m for m in members if m is not NoneType]

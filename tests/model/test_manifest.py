@@ -154,6 +154,20 @@ def test_whatever_is_read_has_a_digest(tmp_path: Path, field: str, changed: dict
         open_package(tmp_path)
 
 
+@pytest.mark.parametrize("field", ["name", "version"])
+def test_a_line_break_is_no_part_of_a_name(tmp_path: Path, field: str) -> None:
+    write(tmp_path, **{field: "x\n"})
+    with pytest.raises(ConfigError, match=rf"model\.toml: {field}: 'x\\n' ends with a line break"):
+        open_package(tmp_path)
+
+
+def test_more_threads_than_any_machine_has_are_refused(tmp_path: Path) -> None:
+    """A million of them would take the machine before anything was refused."""
+    write(tmp_path, runtime={"name": "onnx", "artifact": "model.onnx", "threads": 1_000_000})
+    with pytest.raises(ConfigError, match=r"runtime\.threads: expected `int` <= 1024"):
+        open_package(tmp_path)
+
+
 def test_what_is_not_toml_says_where(tmp_path: Path) -> None:
     (tmp_path / "model.toml").write_text("format = 1\nname = = 2\n")
     with pytest.raises(ConfigError, match=r"model\.toml: .*line 2"):

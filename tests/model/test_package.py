@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from tidemill.errors import ConfigError, IntegrityError, PackageError
-from tidemill.model.exchange import exchange
 from tidemill.model.manifest import Manifest, RuntimeSpec, Slo
 from tidemill.model.package import Package, open_package, write_package
 from tidemill.model.signature import Input, Output
@@ -176,13 +175,11 @@ def test_overwriting_never_leaves_a_reader_without_a_package(package: Package) -
     assert [p.name for p in package.directory.parent.iterdir()] == ["m"]
 
 
-def test_exchange_without_the_system_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidemill.model.exchange._renameat2", lambda first, second: False)
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "is").write_text(name)
-    exchange(tmp_path / "a", tmp_path / "b")
-    assert {p.name: (p / "is").read_text() for p in tmp_path.iterdir()} == {"a": "b", "b": "a"}
+def test_overwriting_where_the_file_system_cannot_exchange(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidemill.model.package.exchange", lambda stage, target: False)
+    write_package(package.directory, msgspec.structs.replace(MANIFEST, version="2"), fill, overwrite=True)
+    assert open_package(package.directory).version == "2"
+    assert [p.name for p in package.directory.parent.iterdir()] == ["m"]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,15 @@ def test_a_wrong_input_is_told(one: Input, told: str) -> None:
     [
         (Output(name="y", datatype="INT64", tolerance=0.1), "tolerance is for float outputs, not INT64"),
         (Output(name="y", datatype="BOOL", threshold=0.5), "threshold and top_k need `from`"),
+        (
+            Output(name="y", datatype="INT64", shape=(-1, 3), source="scores", top_k=3),
+            "more than the 2 scores of scores",
+        ),
+        (
+            Output(name="y", datatype="BOOL", source="scores", threshold=float("nan")),
+            "threshold must be a number, got nan",
+        ),
+        (Output(name="y", datatype="FP32", shape=(-1, 2), labels=("a", "a")), "labels ['a'] are given twice"),
         (Output(name="y", datatype="BOOL", source="nowhere", threshold=0.5), "from = 'nowhere' is not a float output"),
         (
             Output(name="y", datatype="BOOL", source="scores", threshold=0.5, top_k=1),

@@ -53,6 +53,8 @@ def test_what_is_not_recognised_asks_for_a_kind(tmp_path: Path) -> None:
     package_model(tmp_path / "m.bin", tmp_path / "out", PackageOptions(kind="onnx"))
     with pytest.raises(PackageError, match=r"gone\.onnx: no such file; expected a model file"):
         package_model(tmp_path / "gone.onnx", tmp_path / "out2")
+    with pytest.raises(PackageError, match=r"is a directory; expected a model file"):
+        package_model(tmp_path, tmp_path / "out2")
 
 
 def test_an_existing_package_is_replaced_only_when_asked(tmp_path: Path) -> None:
@@ -129,7 +131,13 @@ def test_slo_name_tolerance_and_entity_key_are_kept(models_dir: Path, tmp_path: 
             "--fill mean_radius: it is a column of X, whose missing cells",
         ),
         ({"bounds": {"mean_radius": [2, 1]}}, "minimum 2.0 of mean_radius is above its maximum 1.0"),
-        ({"version": "one two"}, "version"),
+        ({"version": "one two"}, "model.toml: version: expected `str` matching regex"),
+        ({"tolerance": {"probabilities": -1.0}}, "tolerance: expected `float` >= 0.0, got -1.0"),
+        ({"tolerance": {"probabilities": float("nan")}}, "tolerance: expected `float` >= 0.0, got nan"),
+        ({"threshold": float("nan")}, "threshold must be a number, got nan"),
+        ({"top_k": 3}, "top_k = 3 asks for more than the 2 scores of probabilities"),
+        ({"include": ["weights.bin"]}, "--include is for python models, and trees.onnx is onnx: leave it out"),
+        ({"trusted": ["a.B"]}, "--trusted is for sklearn models"),
         ({"p99_ms": 0}, "p99_ms"),
     ],
 )

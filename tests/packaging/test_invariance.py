@@ -26,6 +26,7 @@ STEADY = "(x > 0).astype(np.int64)"
 
 
 def package(directory: Path, error: float, label: str = STEADY, **options: bool) -> PackageReport:
+    directory.mkdir(exist_ok=True)
     (directory / "m.py").write_text(MODEL.format(error=error, label=label))
     pq.write_table(pa.table({"x": np.linspace(-1, 1, 50, dtype=np.float32)}), directory / "t.parquet")
     return package_model(
@@ -66,3 +67,13 @@ def test_sizes_that_were_not_compared_are_said(tmp_path: Path, monkeypatch: pyte
     shutil.rmtree(tmp_path / "out")
     report = package(tmp_path, 0.0)
     assert any(n.startswith("calls of 1 rows were not compared: the model is too slow") for n in report.notes)
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, 1), (5, 4)])
+def test_calls_larger_than_the_model_takes_are_not_made(tmp_path: Path, limit: int, kept: int) -> None:
+    """By halves every row would be answered, with twice as many calls as rows."""
+    report = package(tmp_path, 0.0, f"(x > 0).astype(np.int64) if len(x) <= {limit} else 1 / 0")
+    assert report.package.manifest.runtime.max_call_rows == kept
+    assert any(n.startswith(f"larger calls than {kept} fail, so that max_call_rows = {kept}: ") for n in report.notes)
+    assert report.package.manifest.rows_independent
+    assert package(tmp_path / "b", 0.0).package.manifest.runtime.max_call_rows is None

@@ -242,3 +242,12 @@ def test_a_pipeline_of_columns_agrees_with_scikit_learn(tmp_path: Path) -> None:
     result = live.predict(live.intake.from_arrays({k: frame[k].to_numpy() for k in frame}))
     assert result.outputs["label"].tolist() == model.predict(frame).tolist()
     np.testing.assert_allclose(result.outputs["probabilities"], model.predict_proba(frame), atol=1e-6)
+
+
+def test_a_call_that_fails_writes_nothing_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A server's stderr is JSON lines, and what fails is in the answer."""
+    live = opened(tmp_path, packages.gathering(4), [Input(name="index", datatype="INT64")])
+    result = live.predict(live.intake.from_lists({"index": (None, [1, 99])}))
+    assert result.statuses() == ["ok", "failed"]
+    assert "indices element out of data bounds" in result.problems[0].message
+    assert capfd.readouterr().err == ""

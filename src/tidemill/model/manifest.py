@@ -23,7 +23,7 @@ class RuntimeSpec(Config, frozen=True, kw_only=True):
     name: Literal["onnx", "sklearn", "python"]
     artifact: str
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    threads: Annotated[int, msgspec.Meta(ge=1)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     max_call_rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
     trusted: tuple[str, ...] = ()
 
@@ -71,6 +71,9 @@ class Manifest(Config, frozen=True, kw_only=True):
     def problems(self) -> list[str]:
         """Every rule that one field alone cannot show."""
         found = list(signature_problems(self.inputs, self.outputs))
+        for field, text in (("name", self.name), ("version", self.version)):
+            if text.endswith("\n"):  # which a pattern's $ lets pass
+                found.append(f"{field}: {text!r} ends with a line break")
         for field, value in (
             ("runtime.artifact", self.runtime.artifact),
             ("transform", self.transform),

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import tomli_w
 
-from tidemill.config import load_toml
+from tidemill.config import decode, load_toml
 from tidemill.errors import ConfigError, IntegrityError, PackageError
-from tidemill.model.exchange import exchange
 from tidemill.model.manifest import FORMAT, MANIFEST, Manifest
+from tidemill.renames import exchange
 
 __all__ = ["SIGNATURE_FILE", "Package", "digest_file", "open_package", "write_package"]
 
@@ -111,15 +111,20 @@ def write_package(
         manifest = msgspec.structs.replace(
             manifest, files={f: digest_file(stage / f) for f in _files(stage) if f != MANIFEST}
         )
-        problems = manifest.problems()
+        # What could not be opened again is not written.
+        problems = decode(msgspec.to_builtins(manifest), Manifest, MANIFEST).problems()
         if problems:
             raise ConfigError([f"{MANIFEST}: {p}" for p in problems])
         (stage / MANIFEST).write_text(tomli_w.dumps(msgspec.to_builtins(manifest)), encoding="utf-8")
-        if target.exists():
-            # What stood there is now the stage, and goes with it.
-            exchange(stage, target)
-        else:
+        if not target.exists():
             os.rename(stage, target)
+        elif not exchange(stage, target):
+            # No exchange on this file system: for an instant readers find no package.
+            old = stage.with_name(f"{stage.name}.old")
+            os.rename(target, old)
+            os.rename(stage, target)
+            os.rename(old, stage)
+        # What stood there is now the stage, and goes with it.
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return Package(target, manifest)

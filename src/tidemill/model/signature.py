@@ -128,6 +128,9 @@ def _input_problems(one: Input) -> Iterator[str]:
 
 def _output_problems(output: Output, known: dict[str, Output]) -> Iterator[str]:
     yield from _shape_problems(output.shape)
+    repeated = sorted({label for label in output.labels if output.labels.count(label) > 1})
+    if repeated:
+        yield f"labels {repeated} are given twice; every class needs a name of its own"
     if output.tolerance and not output.type.is_float:
         yield f"tolerance is for float outputs, not {output.datatype}"
     if output.source is None:
@@ -139,9 +142,13 @@ def _output_problems(output: Output, known: dict[str, Output]) -> Iterator[str]:
         yield f"from = {output.source!r} is not a float output of the model declared above it"
         return
     labels = output.labels or scores.labels
+    if output.threshold is not None and math.isnan(output.threshold):
+        yield "threshold must be a number, got nan"
     if output.threshold is not None and output.top_k is not None:
         yield "threshold and top_k exclude each other"
     elif output.top_k is not None:
+        if len(scores.shape) == 2 and 0 < scores.shape[1] < output.top_k:
+            yield f"top_k = {output.top_k} asks for more than the {scores.shape[1]} scores of {scores.name}"
         if output.shape != (-1, output.top_k):
             yield f"top_k = {output.top_k} gives shape [-1, {output.top_k}], not {list(output.shape)}"
         if output.datatype not in ("BYTES", "INT64", scores.datatype):

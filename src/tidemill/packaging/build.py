@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill.config import decode
 from tidemill.errors import ConfigError, PackageError, TidemillError
-from tidemill.model.manifest import Manifest, Origin, Slo
+from tidemill.model.manifest import MANIFEST, Manifest, Origin, Slo
 from tidemill.model.package import Package, write_package
 from tidemill.model.profile import PROFILE_FILE, write_profile
 from tidemill.model.samples import SAMPLES_FILE, write_samples
@@ -23,7 +24,7 @@ from tidemill.model.signature import signature_problems
 from tidemill.packaging.agreement import compare, disagreement
 from tidemill.packaging.decorate import decorated_inputs, decorated_outputs
 from tidemill.packaging.draft import Draft, Unused
-from tidemill.packaging.invariance import measure_invariance
+from tidemill.packaging.invariance import largest_call, measure_invariance
 from tidemill.packaging.options import Kind, PackageOptions, PackageReport
 from tidemill.packaging.samples import choose_samples
 from tidemill.packaging.sources import detect, drafts
@@ -47,6 +48,9 @@ def package_model(
     kind = detect(path, options.kind)
     if target.exists() and not options.overwrite:
         raise PackageError(f"{out} exists; choose another --out, or pass --overwrite")
+    for given, flag, of in ((options.include, "--include", "python"), (options.trusted, "--trusted", "sklearn")):
+        if given and kind != of:
+            raise ConfigError(f"{flag} is for {of} models, and {path.name} is {kind}: leave it out")
     table = _table(options)
     transform = read_transform(Path(options.transform)) if options.transform is not None else None
     target.resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -155,11 +159,11 @@ def _manifest(
 
 
 def _option_problems(manifest: Manifest) -> list[str]:
-    """Breaches of the manifest's own field rules (name, version, SLO), as msgspec tells them."""
+    """Breaches of the manifest's own field rules (name, version, SLO, tolerances)."""
     try:
-        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
-    except msgspec.ValidationError as error:
-        return [str(error)]
+        decode(msgspec.to_builtins(manifest), Manifest, MANIFEST)
+    except ConfigError as error:
+        return list(error.problems)
     return []
 
 
@@ -190,6 +194,13 @@ def _finish(
     samples = choose_samples(live, table, options.samples)
     if samples is not None:
         notes += samples.notes
+    most, said = largest_call(live, samples)
+    if most is not None:
+        notes.append(f"larger calls than {most} fail, so that max_call_rows = {most}: {said}")
+        manifest = msgspec.structs.replace(
+            manifest, runtime=msgspec.structs.replace(manifest.runtime, max_call_rows=most)
+        )
+        live = Live(live.package, live.runtime, call_rows=most)
     measured = measure_invariance(live, samples)
     notes += measured.notes
     manifest = _with_measured(manifest, measured.tolerances, measured.independent, chosen.draft, options, notes)

@@ -7,13 +7,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
+from tidemill.model.package import Package
 from tidemill.packaging.samples import Samples
 from tidemill.prediction.live import Live
 from tidemill.rows import Array, Rows
 
-__all__ = ["SAFETY", "Invariance", "measure_invariance"]
+__all__ = ["SAFETY", "Invariance", "largest_call", "measure_invariance"]
 
 # The tolerance written is this many times the greatest difference seen: other rows and sizes may differ somewhat more.
 SAFETY = 4.0
@@ -21,6 +23,7 @@ SAFETY = 4.0
 _ROUNDING = 1e-4
 _SIZES = ((1, 64), (7, 256), (64, 1000))
 _WHOLE = 1000
+_CALLS = (64, 16, 4, 1)
 _BUDGET_S = 10.0
 
 
@@ -32,6 +35,22 @@ class Invariance:
     tolerances: dict[str, float] = field(default_factory=dict)
     independent: bool = True
     notes: tuple[str, ...] = ()
+
+
+def largest_call(live: Live, samples: Samples | None) -> tuple[int | None, str]:
+    """The most rows that the model takes in a call where it does not take 64 of those it answers alone, and what it
+    said; else None. The path answers such calls by halves, so that all is right and nothing is quick.
+    """
+    if samples is None or samples.rows.n < 2 or not live.divisible or live.call_rows == 1:
+        return None, ""
+    once = Package(live.package.directory, msgspec.structs.replace(live.package.manifest, repeatable=False))
+    said = ""
+    for size in _CALLS:
+        failed = Live(once, live.runtime).predict(samples.rows.slice(0, size)).problems
+        if not failed:
+            return (size, said) if said else (None, "")
+        said = said or failed[0].message
+    return None, ""
 
 
 def measure_invariance(live: Live, samples: Samples | None) -> Invariance:

@@ -132,7 +132,9 @@ def _call_rows(shapes: Sequence[tuple[str, Sequence[Any]]]) -> int | None:
     fixed = {}
     for name, shape in shapes:
         if not shape:
-            raise PackageError(f"input {name!r} is a single value, not rows: export the model with a batch axis")
+            raise PackageError(
+                f"input {name!r} has no rows (its rank is 0 or unknown): export the model with a batch axis"
+            )
         if isinstance(shape[0], int) and shape[0] > 0:
             fixed[name] = shape[0]
     if not fixed:

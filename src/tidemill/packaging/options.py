@@ -55,7 +55,7 @@ class PackageOptions(Config, frozen=True, kw_only=True):
     p99_ms: float | None = None
     timeout_ms: float | None = None
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
-    threads: Annotated[int, msgspec.Meta(ge=1)] = 1
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     samples: Annotated[int, msgspec.Meta(ge=0)] = 64
     overwrite: bool = False
 

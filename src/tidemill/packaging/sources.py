@@ -27,7 +27,8 @@ def detect(source: Path, kind: Kind | None) -> Kind:
     Raises PackageError for a pickle (whatever `kind` says) and for what is not known.
     """
     if not source.is_file():
-        raise PackageError(f"{source}: no such file; expected a model file (.onnx, .skops, .txt, .json, .ubj or .py)")
+        what = "is a directory" if source.is_dir() else "no such file"
+        raise PackageError(f"{source}: {what}; expected a model file (.onnx, .skops, .txt, .json, .ubj or .py)")
     with open(source, "rb") as file:
         head = file.read(4096)
     # PROTO of protocol 2 and later; joblib's own file begins the same way or is a compressed one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,12 +68,18 @@ def declared(holder: ModuleType | type | object, what: str, who: str) -> list[tu
     for name, pair in found.items():
         try:
             kind, shape = pair
-            out.append((str(name), datatype(kind).name, tuple(int(d) for d in shape)))
+            out.append((_text(name), datatype(kind).name, tuple(index(d) for d in shape)))
         except InputError as error:
             raise PackageError(f"{who}: {what}[{name!r}]: {error}") from None
         except (TypeError, ValueError):
             raise PackageError(f"{who}: {what}[{name!r}] is {pair!r}, expected (datatype, shape)") from None
     return out
+
+
+def _text(name: object) -> str:
+    if not isinstance(name, str):
+        raise TypeError(name)
+    return name
 
 
 def _column(name: str, table: LikeTable) -> Input:

@@ -49,7 +49,8 @@ def open_session(path: Path, providers: tuple[str, ...], threads: int) -> ort.In
     options.inter_op_num_threads = 1
     # Spinning would burn a core that another session or the event loop needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    # What fails is raised, and told where it is caught; on stderr it would stand among a server's JSON lines.
+    options.log_severity_level = 4
     try:
         return ort.InferenceSession(str(path), sess_options=options, providers=list(providers))
     except Exception as error:
