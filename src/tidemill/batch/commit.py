@@ -14,9 +14,9 @@ from tidemill.batch.assembly import Assembly
 from tidemill.batch.dead import dead_schema
 from tidemill.batch.ledger import Sealed, part_file, sync_directory, write_durably
 from tidemill.batch.manifest import DIRECTORY, RunManifest, dead_path, manifest_path
-from tidemill.batch.renames import exchange, rename_new
 from tidemill.batch.sinks import sink
 from tidemill.errors import RunError, SinkError
+from tidemill.renames import exchange, rename_new
 
 __all__ = ["commit"]
 

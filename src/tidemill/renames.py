@@ -9,6 +9,7 @@ from pathlib import Path
 
 __all__ = ["exchange", "rename_new"]
 
+# linux/fs.h, fcntl.h
 _AT_FDCWD = -100
 _NOREPLACE = 1
 _EXCHANGE = 2
@@ -17,7 +18,7 @@ _UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 
 
 def rename_new(old: Path, new: Path) -> None:
-    """Rename to a name that nothing has. Raises FileExistsError."""
+    """Rename to a name that nothing has. Raises FileExistsError, OSError."""
     code = _renameat2(old, new, _NOREPLACE)
     if code in _UNKNOWN:
         if new.exists():
@@ -30,7 +31,7 @@ def rename_new(old: Path, new: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Swap two names at once. False where the file system cannot."""
+    """Swap two names of one file system at once. False where it cannot: then nothing was done. Raises OSError."""
     code = _renameat2(a, b, _EXCHANGE)
     if code in _UNKNOWN:
         return False
@@ -43,7 +44,7 @@ def _renameat2(old: Path, new: Path, flags: int) -> int:
     """0, or the errno."""
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:  # a C library without it
+    except (OSError, AttributeError):  # a C library without it
         return errno.ENOSYS
     call.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
     if call(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags) == 0:
