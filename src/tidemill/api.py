@@ -20,6 +20,7 @@ from tidemill.model.signature import Output
 from tidemill.prediction.cells import array_from_list, flatten
 from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
+from tidemill.prediction.result import rows_error
 from tidemill.rows import VALID, Array, Rows
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ class Model:
             raise InputError(f"on_bad_row is {on_bad_row!r}, expected 'raise' or 'partial'")
         result = self._live.predict(to_rows(self._live.intake, data))
         if result.problems and on_bad_row == "raise":
-            from tidemill.realtime.answers import rows_error
-
             raise rows_error(result.problems, result.n)
         signature = self._live.package.manifest.outputs
         return Prediction(result.outputs.columns, tuple(result.problems), tuple(result.statuses()), signature)

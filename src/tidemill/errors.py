@@ -7,7 +7,8 @@ TidemillError
 │   └── IntegrityError     a package file that is not what its manifest says
 ├── InputError             a request or table that cannot be understood
 │   ├── RowsRejected       understood, but some rows break the signature
-│   └── TooLarge           over a stated limit
+│   ├── TooLarge           over a stated limit
+│   └── UnsupportedEncoding    a content coding that is not understood
 ├── NotFound               no such model, version or route
 ├── Refused                not taken now; come back after `retry_after` seconds
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
@@ -48,6 +49,7 @@ __all__ = [
     "TidemillError",
     "TooLarge",
     "Unavailable",
+    "UnsupportedEncoding",
 ]
 
 SHOWN_PROBLEMS = 100
@@ -159,6 +161,13 @@ class TooLarge(InputError):
 
     code = "too_large"
     status = 413
+
+
+class UnsupportedEncoding(InputError):
+    """A Content-Encoding that is not understood."""
+
+    code = "unsupported_encoding"
+    status = 415
 
 
 class NotFound(TidemillError):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tidemill.errors import Problem
-from tidemill.prediction.result import Result
+from tidemill.errors import Late, ModelError, Problem, RowsRejected
+from tidemill.prediction.result import Result, rows_error
 from tidemill.rows import Rows
 
 MERGED = Result(
@@ -38,3 +38,21 @@ def test_the_whole_is_itself_and_parts_make_the_whole() -> None:
     parts = [MERGED.slice(i, i + 2) for i in (0, 2, 4)]
     assert [s for p in parts for s in p.statuses()] == MERGED.statuses()
     assert not MERGED.slice(2, 3).problems
+
+
+def test_the_error_of_refused_rows_tells_the_callers_own_faults_first() -> None:
+    error = rows_error(MERGED.problems, 6)
+    assert isinstance(error, RowsRejected)
+    assert str(error) == "1 of 6 rows rejected: row 1: x: is missing; row 1: z: got -1"
+    error = rows_error(MERGED.problems[2:], 6)
+    assert isinstance(error, ModelError)
+    assert str(error) == "1 of 6 rows failed: row 3: the model failed"
+    error = rows_error(MERGED.problems[3:], 6)
+    assert isinstance(error, Late)
+    assert str(error) == "1 of 6 rows were not answered before the deadline"
+
+
+def test_the_error_of_many_failed_rows_names_the_first_hundred() -> None:
+    error = rows_error([Problem(i, "model_failed", "", "it failed") for i in range(150)], 200)
+    assert str(error).startswith("150 of 200 rows failed: row 0: it failed; row 1: ")
+    assert str(error).endswith("row 99: it failed; and 50 more")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidemill.errors import InputError, TooLarge
-from tidemill.realtime.encoding import UnsupportedEncoding, compress, inflate, preferred_encoding
+from tidemill.errors import InputError, TooLarge, UnsupportedEncoding
+from tidemill.realtime.encoding import compress, inflate, preferred_encoding
 
 LIMIT = 8 << 20
 

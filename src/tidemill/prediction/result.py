@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill.errors import Problem
+from tidemill.errors import SHOWN_PROBLEMS, Late, ModelError, Problem, RowsRejected, TidemillError
 from tidemill.rows import Rows
 
-__all__ = ["STATUSES", "Result"]
+__all__ = ["STATUSES", "Result", "rows_error"]
 
 # Row statuses, by the problem's code: everything validation finds is "rejected".
 STATUSES = {"model_failed": "failed", "late": "late"}
@@ -43,3 +43,16 @@ class Result:
         for p in self.problems:
             out[p.row] = STATUSES.get(p.code, "rejected")
         return out
+
+
+def rows_error(problems: Sequence[Problem], total: int) -> TidemillError:
+    """The error of a call of `total` rows that is refused whole for these rows. The caller's own faults first."""
+    rejected = [p for p in problems if p.code not in STATUSES]
+    if rejected:
+        return RowsRejected(rejected, total)
+    failed = [p for p in problems if p.code != "late"]
+    if not failed:
+        return Late(f"{len(problems)} of {total} rows were not answered before the deadline")
+    shown = "; ".join(f"row {p.row}: {p.message}" for p in failed[:SHOWN_PROBLEMS])
+    more = len(failed) - SHOWN_PROBLEMS
+    return ModelError(f"{len(failed)} of {total} rows failed: {shown}" + (f"; and {more} more" if more > 0 else ""))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import orjson
 
-from tidemill.errors import SHOWN_PROBLEMS, Late, ModelError, Problem, Refused, RowsRejected, TidemillError
-from tidemill.prediction.result import STATUSES
+from tidemill.errors import Refused, TidemillError
 from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, inflate, preferred_encoding
 from tidemill.realtime.request import JSON, Header, Request
 
-__all__ = ["body_of", "reply_encoded", "reply_error", "rows_error"]
+__all__ = ["body_of", "reply_encoded", "reply_error"]
 
 
 def body_of(request: Request, most: int) -> bytes:
@@ -45,16 +43,3 @@ def reply_error(request: Request, error: TidemillError) -> None:
             (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1e3))),
         )
     request.reply(error.status, orjson.dumps({"error": str(error)}), headers=headers)
-
-
-def rows_error(problems: Sequence[Problem], total: int) -> TidemillError:
-    """The error of a request of `total` rows that is refused whole for these rows. The caller's own faults first."""
-    rejected = [p for p in problems if p.code not in STATUSES]
-    if rejected:
-        return RowsRejected(rejected, total)
-    failed = [p for p in problems if p.code != "late"]
-    if not failed:
-        return Late(f"{len(problems)} of {total} rows were not answered before the deadline")
-    shown = "; ".join(f"row {p.row}: {p.message}" for p in failed[:SHOWN_PROBLEMS])
-    more = len(failed) - SHOWN_PROBLEMS
-    return ModelError(f"{len(failed)} of {total} rows failed: {shown}" + (f"; and {more} more" if more > 0 else ""))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zlib
 
-from tidemill.errors import InputError, TooLarge
+from tidemill.errors import InputError, TooLarge, UnsupportedEncoding
 
-__all__ = ["WORTH_COMPRESSING", "UnsupportedEncoding", "compress", "inflate", "preferred_encoding"]
+__all__ = ["WORTH_COMPRESSING", "compress", "inflate", "preferred_encoding"]
 
 # Under this size an answer fits one packet, and compressing it only takes time.
 WORTH_COMPRESSING = 1400
@@ -18,13 +18,6 @@ MOST_MEMBERS = 64
 LEVEL = 1
 
 GZIP, ZLIB, RAW = 31, 15, -15
-
-
-class UnsupportedEncoding(InputError):
-    """A Content-Encoding that is not understood."""
-
-    code = "unsupported_encoding"
-    status = 415
 
 
 def inflate(body: bytes, encoding: bytes, limit: int) -> bytes:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.batched import Call
-from tidemill.prediction.result import Result
-from tidemill.realtime.answers import reply_error, rows_error
+from tidemill.prediction.result import Result, rows_error
+from tidemill.realtime.answers import reply_error
 from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows

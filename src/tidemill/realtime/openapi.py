@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from tidemill.errors import Late, NotFound, Overloaded, TidemillError, TooLarge, Unavailable
+from tidemill.errors import Late, NotFound, Overloaded, TidemillError, TooLarge, Unavailable, UnsupportedEncoding
 from tidemill.model.signature import Column, Input, Output
-from tidemill.realtime.encoding import UnsupportedEncoding
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.rows import Rows
 
