@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+from tidemill import errors
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = DOCS / "reference"
 
 
 @pytest.mark.parametrize("name", ["cli.md", "model.schema.json", "profile.schema.json", "run-manifest.schema.json"])
@@ -19,3 +22,9 @@ def test_a_reference_page_is_current(name: str) -> None:
     spec.loader.exec_module(module)
     written = (REFERENCE / name).read_text(encoding="utf-8")
     assert written == module.pages()[name], "run `make docs`"
+
+
+def test_the_errors_that_can_be_caught_are_drawn() -> None:
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    kinds = [name for name in errors.__all__ if name != "Problem"]
+    assert [name for name in kinds if f" {name} " not in page and f"\n{name}\n" not in page] == []
