@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.realtime import packages
 from tests.realtime.http_client import eventually
 from tests.realtime.serving import Served, served
+from tidemill.packaging import PackageOptions, package_model
 from tidemill.prediction.batched import Batched
 from tidemill.realtime import ServeOptions
 
@@ -221,3 +224,18 @@ def test_a_model_that_fails_on_its_own_samples_is_not_ready_until_it_answers_the
         (tmp_path / "broken").unlink()
         eventually(lambda: server.get("/v2/models/breaks/ready").status_code == 200)
         assert ask(1.0) == 200
+
+
+def test_a_model_that_fails_its_samples_from_the_start_is_not_ready_until_it_answers_them(tmp_path: Path) -> None:
+    source, table = tmp_path / "breaks.py", tmp_path / "rows.parquet"
+    source.write_text(BREAKS)
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), table)
+    package_model(source, tmp_path / "sampled", PackageOptions(like=str(table)))
+    package_model(source, tmp_path / "unsampled", PackageOptions(name="unsampled"))
+    (tmp_path / "broken").touch()
+    with served([tmp_path / "sampled", tmp_path / "unsampled"]) as server:
+        assert server.get("/v2/models/breaks/ready").status_code == 503
+        assert server.get("/v2/health/ready").status_code == 503
+        assert server.get("/v2/models/unsampled/ready").status_code == 200, "a row made up says nothing"
+        (tmp_path / "broken").unlink()
+        eventually(lambda: server.get("/v2/health/ready").status_code == 200)

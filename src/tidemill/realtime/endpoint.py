@@ -51,6 +51,10 @@ class Endpoint:
         """Whether the model can answer: it does so for its own samples, and its threads do come back."""
         return not self._probe.failing and not self.batched.overdue(OVERDUE)
 
+    def unable(self, reason: str) -> None:
+        """The model did not answer its example: it is not able until it does."""
+        self._probe.settle(reason)
+
     def close(self) -> None:
         """Fail what waits, at once."""
         self._probe.close()

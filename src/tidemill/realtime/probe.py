@@ -16,7 +16,7 @@ from tidemill.prediction.profile import example_rows
 from tidemill.prediction.result import Result
 from tidemill.rows import Rows
 
-__all__ = ["Probe", "answerable"]
+__all__ = ["Probe", "tried"]
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +25,22 @@ PATIENCE = 0.5
 PAUSE = 0.5
 
 
-def answerable(live: Live) -> Rows | None:
-    """A row that the model answers: of its samples, or made up. None if it answers neither."""
+def tried(live: Live) -> tuple[Rows | None, str | None]:
+    """A row that shows whether the model can answer, and what is wrong if it does not now.
+
+    It answered its samples when it was packaged. A row made up, or one that the signature has come to refuse, shows
+    nothing where it fails: then there is none.
+    """
     rows = example_rows(live, 1)
-    return None if live.predict(rows).problems else rows
+    problems = live.predict(rows).problems
+    if not problems:
+        return rows, None
+    shows = live.package.manifest.samples is not None and problems[0].code == "model_failed"
+    return rows if shows else None, problems[0].message
 
 
 class Probe:
-    """Watches one model. `failing` while it does not answer rows that it has answered before (`answerable`)."""
+    """Watches one model. `failing` while it does not answer rows that it has answered before (`tried`)."""
 
     def __init__(self, batched: Batched, rows: Rows | None, loop: asyncio.AbstractEventLoop) -> None:
         """Without rows the model cannot be judged, and counts as able."""
@@ -69,9 +77,8 @@ class Probe:
                 log.info("the model answers again", extra={"model": name})
             else:
                 log.error("the model does not answer its own samples", extra={"model": name, "reason": failure})
-        if failure is None:
-            self._asking = False
-        else:
+        self._asking = failure is not None
+        if self._asking:
             self.again()
 
     def again(self) -> None:

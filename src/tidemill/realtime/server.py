@@ -30,7 +30,7 @@ from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.http import HttpServer
 from tidemill.realtime.openapi import openapi
 from tidemill.realtime.options import ServeOptions
-from tidemill.realtime.probe import answerable
+from tidemill.realtime.probe import tried
 from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
 from tidemill.realtime.protocols.tfserving import add_tfserving
@@ -94,13 +94,17 @@ class Server:
         loop = asyncio.get_running_loop()
         endpoints = []
         for directory in packages:
-            live, profile, example = await _on_daemon(partial(_open, directory))
+            live, profile, example, failure = await _on_daemon(partial(_open, directory))
             # Threads that wait for the interpreter's lock only keep calls from being merged.
             workers = self.options.workers or (cpu_budget() if live.runtime.releases_gil else 1)
             batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
             endpoints.append(Endpoint(live, profile, example, batching, self.options.requests, loop))
             cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
             log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})
+            if failure is not None and example is not None:
+                endpoints[-1].unable(failure)
+            elif failure is not None:
+                log.warning("the model could not be tried", extra={"model": live.package.name, "reason": failure})
         return Endpoints(endpoints)
 
     def _serve(self, endpoints: Endpoints) -> None:
@@ -218,9 +222,9 @@ async def _on_daemon(function: Callable[[], T]) -> T:
     return await asyncio.wrap_future(future)
 
 
-def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None]:
+def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None, str | None]:
     live = Live.open(open_package(directory))
-    return live, measure(live), answerable(live)
+    return live, measure(live), *tried(live)
 
 
 def _tls(options: ServeOptions) -> ssl.SSLContext | None:
