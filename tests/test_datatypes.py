@@ -13,7 +13,7 @@ import pytest
 from tidemill.datatypes import DATATYPES, DataTypeName, datatype, from_arrow_type, from_numpy_dtype
 from tidemill.errors import InputError
 from tidemill.model.signature import Input
-from tidemill.prediction.cells import array_to_arrow
+from tidemill.prediction.columns import arrow_column
 from tidemill.prediction.intake import Intake
 
 # https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
@@ -179,7 +179,7 @@ def test_extreme_values_survive_json_numpy_and_arrow(one, shape: tuple[int, ...]
     array[:] = flat
     array = array.reshape(n, *shape[1:])
     intake = Intake([Input(name="x", datatype=one.name, shape=shape)])
-    column = array_to_arrow(array, one)
+    column = arrow_column(intake.inputs[0], array)
     assert from_arrow_type(column.type if len(shape) == 1 else one.arrow()) is one
     taken = (
         intake.from_arrays({"x": array}),

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from tidemill.batch import Progress, RunReport, ScoreOptions
 from tidemill.batch import score as run
-from tidemill.batch.columns import output_arrays, output_schema
 from tidemill.config import decode
 from tidemill.errors import InputError, Problem
 from tidemill.model.package import open_package
 from tidemill.model.signature import Output
 from tidemill.prediction.cells import array_from_list, flatten
+from tidemill.prediction.columns import output_arrays, output_schema
 from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import rows_error

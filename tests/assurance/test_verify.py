@@ -12,10 +12,12 @@ import pytest
 from tests import models
 from tests.assurance.support import SCORE, every_datatype, python_package
 from tidemill.assurance import modes
+from tidemill.assurance.tables import read_rows
 from tidemill.assurance.verify import verify
 from tidemill.errors import InputError, ModelError, SourceError, Unavailable
 from tidemill.model.package import Package
 from tidemill.model.signature import Output
+from tidemill.prediction.live import Live
 
 MODES = ["in-process", "batch", "REST JSON", "REST binary"]
 REAL = [models.onnx_trees, models.onnx_network, models.sklearn_pipeline, models.skops_pipeline, models.python_model]
@@ -106,12 +108,22 @@ def test_rows_are_taken_from_a_table_in_any_format(tmp_path: Path) -> None:
     assert found.rows == 100
 
 
+def test_rows_are_read_as_a_batch_run_reads_them(tmp_path: Path) -> None:
+    """A column that stands in the names of the directories, too."""
+    package = python_package(tmp_path, "return {'score': rows['x'] * 2}")
+    for x in (1, 2):
+        (tmp_path / "rows" / f"x={x}").mkdir(parents=True)
+        (tmp_path / "rows" / f"x={x}" / "part.csv").write_text("other\na\nb\n")
+    batch = read_rows(str(tmp_path / "rows"), Live.open(package), 3)
+    assert batch.to_pydict() == {"x": [1.0, 1.0, 2.0]}
+
+
 def test_a_table_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     package = python_package(tmp_path, "return {'score': rows['x'] * 2}")
     with pytest.raises(SourceError, match="nothing"):
         verify(package.directory, str(tmp_path / "nothing.parquet"))
     (tmp_path / "other.csv").write_text("y\n1\n")
-    with pytest.raises(InputError, match="column 'x' is missing"):
+    with pytest.raises(SourceError, match=r"other\.csv: column 'x' is missing"):
         verify(package.directory, str(tmp_path / "other.csv"))
     (tmp_path / "empty.csv").write_text("x\n")
     with pytest.raises(InputError, match="has no rows"):

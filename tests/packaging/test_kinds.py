@@ -8,7 +8,7 @@ import pytest
 from tests import models
 from tidemill.model.package import Package
 from tidemill.model.samples import read_samples
-from tidemill.prediction.cells import array_to_arrow
+from tidemill.prediction.columns import arrow_column
 from tidemill.prediction.live import Live
 
 BUILDERS = [
@@ -31,4 +31,4 @@ def test_samples_reproduce(build: Callable[[Path], Package], models_dir: Path) -
     result = live.predict(live.intake.from_arrow(inputs))
     assert not result.problems
     for output in package.manifest.outputs:
-        assert array_to_arrow(result.outputs[output.name], output.type).equals(expected.column(output.name))
+        assert arrow_column(output, result.outputs[output.name]).equals(expected.column(output.name))

@@ -93,7 +93,7 @@ def _rows(live: Live, source: str | None, n: int) -> tuple[Rows, str]:
         found = example_rows(live, SAMPLES)
         origin = "the package's samples" if live.package.manifest.samples else "the signature"
     else:
-        found, origin = live.intake.from_arrow(read_rows(source, live.intake.inputs, n)), source
+        found, origin = live.intake.from_arrow(read_rows(source, live, n)), source
     if not found.n:
         raise InputError(f"{origin}: has no rows")
     return specimens.tiled(found, n), origin

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tidemill.batch.columns import output_schema
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
 from tidemill.batch.snapshot import Snapshot, take_snapshot
@@ -25,6 +24,7 @@ from tidemill.batch.sources import Examined, Piece, source
 from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError
 from tidemill.model.signature import Input, Output
+from tidemill.prediction.columns import output_schema
 from tidemill.prediction.live import Live
 
 __all__ = ["Job", "PackageId", "Plan", "PlannedFile", "Shard", "build_plan", "differences"]

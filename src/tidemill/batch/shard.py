@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from tidemill.batch.columns import output_arrays
 from tidemill.batch.dead import DeadLetters, dead_schema
 from tidemill.batch.ledger import PartFile, PieceCount, Sealed, part_file, sync_directory, write_durably
 from tidemill.batch.plan import Plan, PlannedFile, Shard
@@ -22,9 +21,10 @@ from tidemill.batch.sinks import PartWriter, sink
 from tidemill.batch.snapshot import take_snapshot
 from tidemill.batch.sources import Piece, source
 from tidemill.errors import InputError, RunError, SinkError, SourceError
+from tidemill.prediction.columns import output_arrays
 from tidemill.prediction.live import Live
 
-__all__ = ["Note", "score_shard"]
+__all__ = ["Note", "read_piece", "score_shard"]
 
 # Called with each chunk's rows and its dead rows by code. What it raises ends the shard, which stays unsealed.
 Note = Callable[[int, dict[str, int]], None]
@@ -63,7 +63,7 @@ def score_shard(
     try:
         for index, piece in enumerate(shard.pieces):
             name = plan.files[piece.file].name
-            for first_row, batch in _batches(plan, piece):
+            for first_row, batch in read_piece(plan, piece):
                 if pool is None:
                     waiting.append((index, chunk.score(name, first_row, batch)))
                 else:
@@ -82,8 +82,11 @@ def score_shard(
         raise
 
 
-def _batches(plan: Plan, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The batches of a piece with the row of the file each begins at; the file is the planned one before and after."""
+def read_piece(plan: Plan, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batches of a piece, in the plan's columns and types, each with the row of the file it begins at.
+
+    Raises SourceError for what cannot be read, or for a file that is not the planned one before and after.
+    """
     file = plan.files[piece.file]
     path = Path(plan.root) / file.name
     schema = plan.read_schema

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tidemill.errors import PackageError
 from tidemill.packaging.table import LikeTable
-from tidemill.prediction.cells import array_to_arrow
+from tidemill.prediction.columns import output_arrays, output_schema
 from tidemill.prediction.live import Live
 from tidemill.rows import Array, Rows
 
@@ -64,10 +64,8 @@ def choose_samples(live: Live, table: LikeTable | None, most: int) -> Samples | 
     kept = index[_spread(inputs.take(pa.array(index)), most)]
     # Answered in a call of their own: where rows depend on each other, that is the call to compare with.
     answered = live.predict(rows.take(kept)).outputs
-    expected = pa.RecordBatch.from_arrays(
-        [array_to_arrow(answered[o.name], o.type, binary=o.binary) for o in live.package.manifest.outputs],
-        names=[o.name for o in live.package.manifest.outputs],
-    )
+    outputs = live.package.manifest.outputs
+    expected = pa.RecordBatch.from_arrays(output_arrays(outputs, answered), schema=output_schema(outputs))
     return Samples(rows.take(index), inputs.take(pa.array(kept)), expected, tuple(notes))
 
 

@@ -14,7 +14,7 @@ from tidemill.datatypes import DATATYPES, DataType
 from tidemill.errors import InputError
 from tidemill.rows import Array
 
-__all__ = ["MAX_DIMENSIONS", "array_from_arrow", "array_from_list", "array_to_arrow", "flatten", "strings_from_array"]
+__all__ = ["MAX_DIMENSIONS", "array_from_arrow", "array_from_list", "flatten", "strings_from_array"]
 
 # More than any signature has, and no more than NumPy can hold.
 MAX_DIMENSIONS = 32
@@ -175,17 +175,6 @@ def _values(column: pa.Array, type_: DataType) -> Array:
     values: Array = np.frombuffer(column.buffers()[1], type_.dtype, len(column), column.offset * type_.size)
     values.flags.writeable = False  # the caller's own table
     return values
-
-
-def array_to_arrow(array: Array, type_: DataType, *, binary: bool = False) -> pa.Array:
-    """An array (n, …) as an Arrow column: scalars as they are, vectors and tensors as (nested) fixed-size lists.
-
-    NaN stays NaN; None in BYTES becomes null. Numbers are not copied.
-    """
-    column = pa.array(array.reshape(-1), type_.arrow(binary))
-    for size in reversed(array.shape[1:]):
-        column = pa.FixedSizeListArray.from_arrays(column, size)
-    return column
 
 
 def _strings(column: pa.Array, name: str, binary: bool, few_values: bool) -> Array:

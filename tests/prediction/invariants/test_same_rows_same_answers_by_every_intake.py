@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.runtimes.cases import Case
 from tests.runtimes.compare import assert_same
-from tidemill.prediction.cells import array_to_arrow
+from tidemill.prediction.columns import arrow_column
 from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
 from tidemill.rows import Rows
@@ -40,12 +40,7 @@ def brought(intake: Intake, rows: Rows) -> dict[str, Rows]:
             columns |= {c.name: [row[j] for row in cells[one.name]] for j, c in enumerate(one.columns)}
         else:
             columns[one.name] = cells[one.name]
-    fields = []
-    for one in intake.inputs:
-        column = array_to_arrow(rows[one.name], one.type)
-        if one.name in rows.valid:
-            column = pa.array(cells[one.name], one.type.arrow())
-        fields.append(column)
+    fields = [arrow_column(i, rows[i.name], rows.valid.get(i.name)) for i in intake.inputs]
     scalar_types = [i.type.arrow() for i in intake.inputs for _ in (i.columns or (i,))]
     ways = {
         "lists as nested": intake.from_lists({k: (None, v) for k, v in cells.items()}),
