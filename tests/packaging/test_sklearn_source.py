@@ -107,6 +107,20 @@ def test_untrusted_types_are_named_with_the_flag(models_dir: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        ({"a": 1}, "model.skops: holds a dict, expected a fitted scikit-learn estimator or Pipeline"),
+        (LinearRegression(), "model.skops: the LinearRegression is not fitted: fit it, then save it"),
+        (make_pipeline(StandardScaler(), LinearRegression()), "model.skops: the Pipeline is not fitted"),
+    ],
+)
+def test_what_is_no_fitted_estimator_is_told(saved: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(PackageError) as caught:
+        package_model(save(saved, tmp_path), tmp_path / "out")
+    assert told in str(caught.value)
+
+
 def test_a_regressor_of_arrays_without_a_table(tmp_path: Path, numbers: Any) -> None:
     x, _ = numbers
     model = LinearRegression().fit(x, x @ [1, 2, 3, 4])

@@ -15,7 +15,9 @@ import pyarrow as pa
 import sklearn
 import skops
 import skops.io
-from sklearn.base import is_classifier, is_outlier_detector, is_regressor
+from sklearn.base import BaseEstimator, is_classifier, is_outlier_detector, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from tidemill.datatypes import DataTypeName, from_arrow_type, from_numpy_dtype
 from tidemill.errors import PackageError
@@ -42,6 +44,7 @@ def drafts(source: Path, options: PackageOptions, table: LikeTable | None) -> It
     Raises PackageError for types that are not trusted, and for a table without the columns it was fitted on.
     """
     estimator = _load(source, options.trusted)
+    _check_fitted(estimator, source)
     model = _Fitted.of(estimator, options, table)
     for datatype in ("FP32", "FP64"):
         how = f"converted to ONNX with {datatype} inputs"
@@ -66,6 +69,19 @@ def _load(source: Path, trusted: Sequence[str]) -> Any:
         raise
     except Exception as error:
         raise PackageError(f"{source.name}: skops cannot load it: {type(error).__name__}: {error}") from error
+
+
+def _check_fitted(estimator: Any, source: Path) -> None:
+    if not isinstance(estimator, BaseEstimator):
+        raise PackageError(
+            f"{source.name}: holds a {type(estimator).__name__}, expected a fitted scikit-learn estimator or Pipeline"
+        )
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        raise PackageError(
+            f"{source.name}: the {type(estimator).__name__} is not fitted: fit it, then save it"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
