@@ -55,6 +55,14 @@ def test_a_large_one_or_another_label_means_dependent_rows(tmp_path: Path, error
     assert any("calls are never merged or split" in n for n in report.notes)
 
 
+def test_a_model_that_is_not_the_same_twice_is_said_to_be_so(tmp_path: Path) -> None:
+    """And not that its rows depend on each other."""
+    report = package(tmp_path, 0.0, "np.random.default_rng().integers(0, 1000, len(x))")
+    assert report.package.manifest.rows_independent
+    assert any("gives other answers when it is repeated (label)" in n for n in report.notes)
+    assert not any("depend" in n for n in report.notes)
+
+
 def test_what_the_user_says_stands(tmp_path: Path) -> None:
     assert package(tmp_path, 1e-3, rows_independent=True).package.manifest.rows_independent is True
 

@@ -62,8 +62,13 @@ def measure_invariance(live: Live, samples: Samples | None) -> Invariance:
     rows = samples.rows.take(np.arange(_WHOLE) % samples.rows.n)
     started = time.monotonic()
     whole = live.predict(rows).outputs
-    differences = {o.name: 0.0 for o in live.package.manifest.outputs if o.type.is_float}
-    others_differ: set[str] = set()
+    floats = [o.name for o in live.package.manifest.outputs if o.type.is_float]
+    differences, others_differ = dict.fromkeys(floats, 0.0), set[str]()
+    _note(live.predict(rows).outputs, whole, differences, others_differ)
+    if not _judge(differences, others_differ, whole, []).independent:
+        apart = ", ".join(sorted({*others_differ, *(n for n, d in differences.items() if d)}))
+        why = f"the same call gives other answers when it is repeated ({apart}), so that call sizes were not compared"
+        return Invariance(differences, notes=(why,))
     notes: list[str] = []
     for size, upto in _SIZES:
         result = Live(live.package, live.runtime, call_rows=size).predict(rows.slice(0, upto), started + _BUDGET_S)
