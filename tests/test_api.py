@@ -60,7 +60,14 @@ def test_arrays_fill_a_tensor_or_its_columns(models_dir: Path) -> None:
     matrix = np.column_stack([c.to_numpy() for c in table.columns])  # float64: brought to FP32
     expected = model.predict(table)["probabilities"]
     columns = {name: matrix[:, j] for j, name in enumerate(table.column_names)}
-    for data in (matrix, {"X": matrix}, {"X": matrix.tolist()}, columns, np.asfortranarray(matrix)):
+    for data in (
+        matrix,
+        {"X": matrix},
+        {"X": matrix.tolist()},
+        {"X": tuple(matrix)},
+        columns,
+        np.asfortranarray(matrix),
+    ):
         np.testing.assert_array_equal(model.predict(data)["probabilities"], expected)
 
 

@@ -16,12 +16,11 @@ from tidemill.config import decode
 from tidemill.errors import InputError, Problem
 from tidemill.model.package import open_package
 from tidemill.model.signature import Output
-from tidemill.prediction.cells import array_from_list, flatten
 from tidemill.prediction.columns import output_arrays, output_schema
-from tidemill.prediction.intake import Intake
+from tidemill.prediction.intake import Intake, Listed
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import rows_error
-from tidemill.rows import VALID, Array, Rows
+from tidemill.rows import Array, Rows
 
 if TYPE_CHECKING:
     from tidemill.packaging import PackageReport
@@ -145,7 +144,7 @@ def package(source: Path, out: Path, **options: Any) -> PackageReport:
 def to_rows(intake: Intake, data: Any) -> Rows:
     """Whatever a Python caller brings, as the signature's rows. Raises InputError."""
     if isinstance(data, Mapping):
-        return intake.from_arrays(_columns(intake, data), cast=True)
+        return intake.from_tensors({name: _tensor(values) for name, values in data.items()}, cast=True)
     if isinstance(data, np.ndarray):
         return intake.from_arrays(_of_array(intake, data), cast=True)
     if isinstance(data, list):
@@ -165,30 +164,16 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in options.items()}
 
 
-def _columns(intake: Intake, data: Mapping[str, Any]) -> dict[str, Array]:
+def _tensor(values: Any) -> Array | Listed:
     """Lists are read as JSON is (None is a missing cell), everything else as the array it is."""
-    arrays: dict[str, Array] = {}
-    for name, values in data.items():
-        known = intake.by_name.get(name) or intake.by_column.get(name, (None,))[0]
-        if not isinstance(values, list | tuple) or known is None:
-            arrays[name] = np.asarray(values)
-            continue
-        shape = _shape(values)
-        flat = [v.item() if isinstance(v, np.generic) else v for v in flatten(list(values), shape, name)]
-        array, mask = array_from_list(flat, known.type, name, nullable=True, binary=known.binary)
-        arrays[name] = array.reshape(shape)
-        if mask is not None:
-            arrays[name + VALID] = mask.reshape(shape)
-    return arrays
+    return (None, _plain_list(values)) if isinstance(values, list | tuple) else np.asarray(values)
 
 
-def _shape(values: Any) -> tuple[int, ...]:
-    """The shape that nested lists begin with; whether they keep it is seen when they are flattened."""
-    shape = []
-    while isinstance(values, list | tuple):
-        shape.append(len(values))
-        values = values[0] if values else None
-    return tuple(shape)
+def _plain_list(values: Any) -> list[Any]:
+    return [
+        _plain_list(v) if isinstance(v, list | tuple) else v.tolist() if isinstance(v, np.generic | np.ndarray) else v
+        for v in values
+    ]
 
 
 def _of_array(intake: Intake, data: Array) -> dict[str, Array]:

@@ -235,6 +235,15 @@ def test_a_cell_is_there_if_mask_and_value_say_so() -> None:
     assert rows.valid["x"].tolist() == [True, False, False]
 
 
+def test_masks_and_values_need_not_come_the_same_way() -> None:
+    values, mask = ([3], [1, None, 3]), np.array([True, True, False])
+    assert one("INT64").from_tensors({"x": values, "x.valid": mask}).valid["x"].tolist() == [True, False, False]
+    rows = one("INT64").from_tensors({"x": np.arange(3), "x.valid": ([3], mask.tolist())})
+    assert rows.valid["x"].tolist() == mask.tolist()
+    error = refused(one("INT64").from_tensors, {"x": np.arange(3), "x.valid": ([2], [True, False])})
+    assert str(error) == "x.valid: expected BOOL of shape [3], the shape of x, got [2]"
+
+
 @pytest.mark.parametrize(
     ("mask", "text"),
     [

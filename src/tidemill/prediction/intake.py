@@ -18,7 +18,10 @@ from tidemill.model.signature import Input
 from tidemill.prediction.cells import array_from_arrow, array_from_list, flatten, strings_from_array
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "Listed"]
+
+# JSON values, flat or nested, with their shape where the wire states one (None: as nested).
+Listed = tuple[Sequence[int] | None, list[Any]]
 
 
 class Intake:
@@ -34,33 +37,60 @@ class Intake:
         scalars = all(i.columns or _is_scalar(i) for i in inputs)
         self._scalars = frozenset(self.table_columns if scalars else ())
 
-    # -- arrays: the binary wire, NumPy callers ------------------------------------------------------------
+    # -- tensors: wires, NumPy callers ---------------------------------------------------------------------
 
-    def from_arrays(self, arrays: Mapping[str, Array], *, cast: bool = False) -> Rows:
-        """Arrays of shape (n, …) by input or column name, masks under `NAME.valid`. With `cast`, dtypes of the same
-        kind are converted (a NumPy caller's float64); without, they must be those of the signature (a wire).
+    def from_tensors(self, tensors: Mapping[str, Array | Listed], *, cast: bool = False) -> Rows:
+        """Tensors by input or column name, each as an array of shape (n, …) or as JSON values; the mask of NAME under
+        `NAME.valid`, BOOL of the same shape. A cell is there if its mask and its value say so.
+
+        With `cast`, arrays' dtypes of the same kind are converted (a NumPy caller's float64); without, they must be
+        those of the signature (a wire). Raises InputError for a name, type or shape that is not the signature's.
         """
-        given = {k: v for k, v in arrays.items() if not self._is_mask(k)}
-        masks = {k.removesuffix(VALID): v for k, v in arrays.items() if k not in given}
+        given = {k: v for k, v in tensors.items() if not self._is_mask(k)}
         self.check_names(given.keys())
-        for name in masks:
-            if name not in given:
-                raise InputError(f"{name}{VALID} marks the cells of {name}, which was not sent", field=name)
         columns: dict[str, Array] = {}
         valid: dict[str, Array] = {}
-        for name, array in given.items():
+        for name, tensor in given.items():
             one = self._field(name)
-            columns[name] = array = self._typed(name, one, array, cast)
-            mask = masks.get(name)
-            if mask is not None:
-                if mask.dtype != np.bool_ or mask.shape != array.shape:
-                    raise InputError(
-                        f"{name}{VALID}: expected BOOL of shape {list(array.shape)}, the shape of {name}, "
-                        f"got {mask.dtype} {list(mask.shape)}",
-                        field=name,
-                    )
-                columns[name] = _masked(array, mask, valid, name)
+            if isinstance(tensor, tuple):
+                columns[name], mask = self._from_list(name, one, *tensor)
+                if mask is not None:
+                    valid[name] = mask
+            else:
+                columns[name] = self._typed(name, one, tensor, cast)
+        for name in [k for k in tensors if k not in given]:
+            target = name.removesuffix(VALID)
+            if target not in columns:
+                raise InputError(f"{name} marks the cells of {target}, which was not sent", field=target)
+            array = columns[target]
+            columns[target] = _masked(array, _mask(name, target, tensors[name], array.shape), valid, target)
         return self._assemble(columns, valid)
+
+    def from_arrays(self, arrays: Mapping[str, Array], *, cast: bool = False) -> Rows:
+        """`from_tensors` of arrays alone: a binary wire, a NumPy caller."""
+        return self.from_tensors(arrays, cast=cast)
+
+    def from_lists(self, lists: Mapping[str, Listed]) -> Rows:
+        """`from_tensors` of JSON values alone."""
+        return self.from_tensors(lists)
+
+    def _from_list(
+        self, name: str, one: Input, shape: Sequence[int] | None, values: list[Any]
+    ) -> tuple[Array, Array | None]:
+        if shape is not None:
+            concrete = tuple(shape)
+        elif values:
+            concrete = _nested_shape(values)
+        else:
+            concrete = (0, *(max(d, 0) for d in one.shape[1:])) if name in self.by_name else (0,)
+        flat = flatten(values, concrete, name)
+        width = len(flat) // max(1, concrete[0] if concrete else 1)
+        # A null where none is allowed is that row's problem, found by validation, and not the call's.
+        array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary, width=width)
+        try:
+            return array.reshape(concrete), None if mask is None else mask.reshape(concrete)
+        except (ValueError, OverflowError):  # more axes, or longer ones, than an array may have
+            raise InputError(f"{name}: got shape {list(concrete)}, expected {list(one.shape)}", name) from None
 
     def _typed(self, name: str, one: Input, array: Array, cast: bool) -> Array:
         if array.ndim == 0:
@@ -83,48 +113,7 @@ class Intake:
             raise InputError(text, field=name, row=place[0])
         return out
 
-    # -- Python values: JSON -------------------------------------------------------------------------------
-
-    def from_lists(self, lists: Mapping[str, tuple[Sequence[int] | None, list[Any]]]) -> Rows:
-        """Lists by input or column name, each with its shape where the wire states one (None: as nested).
-
-        A list under `NAME.valid` is the mask of NAME.
-        """
-        columns: dict[str, Array] = {}
-        valid: dict[str, Array] = {}
-        given = {k: v for k, v in lists.items() if not self._is_mask(k)}
-        self.check_names(given.keys())
-        for name, (shape, values) in given.items():
-            one = self._field(name)
-            if shape is not None:
-                concrete = tuple(shape)
-            elif values:
-                concrete = _nested_shape(values)
-            else:
-                concrete = (0, *(max(d, 0) for d in one.shape[1:])) if name in self.by_name else (0,)
-            flat = flatten(values, concrete, name)
-            width = len(flat) // max(1, concrete[0] if concrete else 1)
-            # A null where none is allowed is that row's problem, found by validation, and not the call's.
-            array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary, width=width)
-            try:
-                columns[name] = array.reshape(concrete)
-            except (ValueError, OverflowError):  # more axes, or longer ones, than an array may have
-                raise InputError(f"{name}: got shape {list(concrete)}, expected {list(one.shape)}", name) from None
-            if mask is not None:
-                valid[name] = mask.reshape(concrete)
-        for name in [k for k in lists if k not in given]:
-            target = name.removesuffix(VALID)
-            if target not in columns:
-                raise InputError(f"{name} marks the cells of {target}, which was not sent", field=target)
-            shape, values = lists[name]
-            wanted = columns[target].shape
-            if shape is not None and tuple(shape) != wanted:
-                text = f"{name}: expected BOOL of shape {list(wanted)}, the shape of {target}, got {list(shape)}"
-                raise InputError(text, field=target)
-            flat = flatten(values, wanted, name)
-            mask, _ = array_from_list(flat, _BOOL, name)
-            columns[target] = _masked(columns[target], mask.reshape(columns[target].shape), valid, target)
-        return self._assemble(columns, valid)
+    # -- records: JSON ---------------------------------------------------------------------------------------
 
     def from_records(self, records: list[Any]) -> Rows:
         """Row objects: `[{"age": 41, …}, …]`. A column that a row leaves out is missing in that row, and in that row
@@ -335,6 +324,21 @@ class Intake:
 
 
 _BOOL = from_numpy_dtype(np.dtype(np.bool_))
+
+
+def _mask(name: str, target: str, mask: Array | Listed, wanted: tuple[int, ...]) -> Array:
+    """The mask `name` of `target`, whose shape is `wanted`."""
+    if not isinstance(mask, tuple):
+        if mask.dtype == np.bool_ and mask.shape == wanted:
+            return mask
+        found = f"{mask.dtype} {list(mask.shape)}"
+    else:
+        shape, values = mask
+        if shape is None or tuple(shape) == wanted:
+            return array_from_list(flatten(values, wanted, name), _BOOL, name)[0].reshape(wanted)
+        found = f"{list(shape)}"
+    text = f"{name}: expected BOOL of shape {list(wanted)}, the shape of {target}, got {found}"
+    raise InputError(text, field=target)
 
 
 def _masked(array: Array, mask: Array, valid: dict[str, Array], name: str) -> Array:

@@ -51,6 +51,12 @@ def brought(intake: Intake, rows: Rows) -> dict[str, Rows]:
         "records": intake.from_records([{k: v[i] for k, v in columns.items()} for i in range(rows.n)]),
         "arrays": intake.from_arrays({**rows.columns, **masks}),
         "arrays, cast": intake.from_arrays({**rows.columns, **masks}, cast=True),
+        "arrays beside lists": intake.from_tensors(
+            {n: a if i % 2 else (None, cells[n]) for i, (n, a) in enumerate(rows.columns.items())} | masks
+        ),
+        "lists beside arrays": intake.from_tensors(
+            {n: (a.shape, cells[n]) if i % 2 else a for i, (n, a) in enumerate(rows.columns.items())} | masks
+        ),
         "arrow": intake.from_arrow(pa.RecordBatch.from_arrays(fields, [i.name for i in intake.inputs])),
     }
     if all(len(i.shape) == 1 or i.columns for i in intake.inputs):

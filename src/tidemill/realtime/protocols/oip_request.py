@@ -18,7 +18,8 @@ import orjson
 from tidemill.datatypes import DATATYPES, DataType, datatype
 from tidemill.errors import InputError, TooLarge
 from tidemill.model.signature import Input
-from tidemill.prediction.cells import MAX_DIMENSIONS, array_from_list, flatten
+from tidemill.prediction.cells import MAX_DIMENSIONS
+from tidemill.prediction.intake import Listed
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.tensors import decode_tensor
@@ -84,11 +85,10 @@ class Reader:
                 "inputs is missing" if inputs is None else f"inputs is a JSON {kind(inputs)}, expected an array",
                 field="inputs",
             )
-        lists: dict[str, tuple[list[int], list[Any]]] = {}
-        arrays: dict[str, Array] = {}
+        tensors: dict[str, Array | Listed] = {}
         for place, tensor in enumerate(inputs):
             name, shape, type_, binary = self._head(tensor, place)
-            if name in lists or name in arrays:
+            if name in tensors:
                 raise InputError(f"input {name!r} is sent twice", field=name)
             size = parameters_of(tensor, f"input {name!r}").get("binary_data_size")
             if size is None:
@@ -96,36 +96,17 @@ class Reader:
                 if not isinstance(data, list):
                     what = "is missing" if data is None else f"is a JSON {kind(data)}, expected an array"
                     raise InputError(f"{name}: data {what}", field=name)
-                lists[name] = (shape, data)
+                tensors[name] = (shape, data)
                 continue
             if "data" in tensor:
                 raise InputError(f"{name}: send either data or binary_data_size, not both", field=name)
             if type(size) is not int or not 0 <= size <= len(body) - at:
                 raise InputError(f"{name}: binary_data_size is {size!r:.40}; {len(body) - at} bytes follow", field=name)
-            arrays[name] = decode_tensor(body, at, size, type_, shape, name, binary=binary)
+            tensors[name] = decode_tensor(body, at, size, type_, shape, name, binary=binary)
             at += size
         if at != len(body):
             raise InputError(f"{len(body) - at} bytes follow that no input's binary_data_size accounts for")
-        if not arrays:
-            return self._intake.from_lists(lists)
-        return self._intake.from_arrays({**arrays, **self._as_arrays(lists)})
-
-    def _as_arrays(self, lists: dict[str, tuple[list[int], list[Any]]]) -> dict[str, Array]:
-        """The JSON tensors of a request that has binary ones too; nulls become masks."""
-        arrays: dict[str, Array] = {}
-        for name, (shape, data) in lists.items():
-            one = self._input(name)
-            flat = flatten(data, shape, name)
-            if one is None:
-                arrays[name] = array_from_list(flat, DATATYPES["BOOL"], name)[0].reshape(shape)
-                continue
-            array, mask = array_from_list(flat, one.type, name, nullable=True, binary=one.binary)
-            arrays[name] = array.reshape(shape)
-            if mask is not None:
-                if name + VALID in lists:
-                    raise InputError(f"{name}: send nulls or {name}{VALID}, not both", field=name)
-                arrays[name + VALID] = mask.reshape(shape)
-        return arrays
+        return self._intake.from_tensors(tensors)
 
     def _head(self, tensor: Any, place: int) -> tuple[str, list[int], DataType, bool]:
         """Name, shape, datatype and whether raw bytes are meant, of one input, checked against the signature."""
