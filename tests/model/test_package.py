@@ -2,6 +2,7 @@
 
 import os
 import threading
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,14 @@ def test_a_failing_writer_leaves_nothing_and_changes_nothing(package: Package) -
             write_package(target, MANIFEST, writer, overwrite=True)
     assert open_package(package.directory) == package
     assert [p.name for p in package.directory.parent.iterdir()] == ["m"]
+
+
+def test_what_has_its_default_is_not_written(tmp_path: Path) -> None:
+    manifest = msgspec.structs.replace(MANIFEST, slo=Slo(), requirements=())
+    package = write_package(tmp_path / "m", manifest, fill)
+    found = tomllib.loads((package.directory / "model.toml").read_text())
+    assert found.keys() == {"format", "name", "version", "runtime", "inputs", "outputs", "files"}
+    assert open_package(package.directory) == package
 
 
 def test_overwriting_never_leaves_a_reader_without_a_package(package: Package) -> None:

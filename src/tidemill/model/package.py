@@ -115,7 +115,9 @@ def write_package(
         problems = decode(msgspec.to_builtins(manifest), Manifest, MANIFEST).problems()
         if problems:
             raise ConfigError([f"{MANIFEST}: {p}" for p in problems])
-        (stage / MANIFEST).write_text(tomli_w.dumps(msgspec.to_builtins(manifest)), encoding="utf-8")
+        # A table in which everything has its default says nothing to its reader.
+        told = {key: value for key, value in msgspec.to_builtins(manifest).items() if value != {}}
+        (stage / MANIFEST).write_text(tomli_w.dumps(told), encoding="utf-8")
         if not target.exists():
             os.rename(stage, target)
         elif not exchange(stage, target):
