@@ -12,6 +12,7 @@ from typing import Any
 
 from tidemill.errors import PackageError
 from tidemill.model.manifest import MANIFEST, RuntimeSpec
+from tidemill.model.package import SIGNATURE_FILE
 from tidemill.model.signature import Column, Input, Output
 from tidemill.packaging.draft import Draft
 from tidemill.packaging.options import PackageOptions
@@ -96,7 +97,7 @@ def _copy(source: Path, include: tuple[Path, ...], stage: Path) -> None:
     shutil.copyfile(source, stage / MODEL_FILE)
     for path in include:
         name = path.resolve().name
-        if (stage / name).exists() or name in (MANIFEST, "model.sig"):
+        if (stage / name).exists() or name in (MANIFEST, SIGNATURE_FILE):
             raise PackageError(f"--include {path}: a package has its own {name}; rename the file")
         if path.is_dir():
             shutil.copytree(path, stage / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))

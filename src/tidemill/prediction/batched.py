@@ -131,7 +131,7 @@ class Batched:
         now = monotonic()
         rows = call.rows.n
         if not self._accepting:
-            raise Unavailable("draining: this replica takes no more work", retry_after=1.0)
+            raise Unavailable("the server stopped", retry_after=1.0)
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
         if self.busy or self.queued_rows + rows > self._free_rows:
@@ -350,12 +350,8 @@ class Batched:
         if ahead:
             self._set_alarm(min(ahead))
 
-    def stop_accepting(self) -> None:
-        """Refuse new calls; those taken are still answered."""
-        self._accepting = False
-
     def close(self) -> None:
-        """Fail what still waits. Threads in a model call are left to return by themselves."""
+        """Refuse new calls and fail what still waits. Threads in a model call are left to return by themselves."""
         self._accepting = False
         if self._alarm is not None:
             self._alarm.cancel()

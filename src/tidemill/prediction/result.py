@@ -34,8 +34,11 @@ class Result:
         """One caller's part of a merged result."""
         if start == 0 and stop == self.outputs.n:
             return self
-        problems = [p.at(p.row - start) for p in self.problems if start <= p.row < stop] if self.problems else ()
-        return Result(self.outputs.slice(start, stop), problems)
+        return Result(self.outputs.slice(start, stop), self.problems_of(start, stop))
+
+    def problems_of(self, start: int, stop: int) -> Sequence[Problem]:
+        """The problems of one caller's rows, counted from the first of them."""
+        return [p.at(p.row - start) for p in self.problems if start <= p.row < stop]
 
     def statuses(self) -> list[str]:
         """`ok`, `rejected`, `failed` or `late` for each row."""

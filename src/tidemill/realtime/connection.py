@@ -93,7 +93,7 @@ class Connection(Reader, asyncio.Protocol):
                 queue.append(request)
                 try:
                     self._handler(request)
-                except Exception:  # noqa: BLE001
+                except Exception:  # noqa: BLE001 - logged and answered in _failed
                     self._failed(request)
                 return
         self.read(data)
@@ -149,12 +149,12 @@ class Connection(Reader, asyncio.Protocol):
         queue.append(request)
         try:
             self._handler(request)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - logged and answered in _failed
             self._failed(request)
 
     def _failed(self, request: Http1Request) -> None:
         """Answer for a handler that raised; called while its exception is handled."""
-        log.exception("the handler of %s %s failed", request.method, request.path)  # noqa: LOG004
+        log.exception("the handler of %s %s failed", request.method, request.path)  # noqa: LOG004 - as said
         if request.phase == OPEN:
             request.reply(500, error_body("internal error"))
         elif request.phase == STREAMING:
@@ -201,7 +201,7 @@ class Connection(Reader, asyncio.Protocol):
                 if request.phase == OPEN:
                     try:
                         self._handler(request)
-                    except Exception:  # noqa: BLE001
+                    except Exception:  # noqa: BLE001 - logged and answered in _failed
                         self._failed(request)
         finally:
             self._advancing = False

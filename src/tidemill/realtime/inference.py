@@ -57,7 +57,7 @@ class Inference(Call):
     def answered(self, result: Result, start: int, stop: int) -> None:
         problems: Sequence[Problem] = ()
         if result.problems:
-            problems = [p.at(p.row - start) for p in result.problems if start <= p.row < stop]
+            problems = result.problems_of(start, stop)
             if problems and not self.partial:
                 self.failed(rows_error(problems, stop - start))
                 return

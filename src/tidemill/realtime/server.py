@@ -148,7 +148,7 @@ class Server:
         raise NotFound(f"no such path: {request.path:.200}")
 
     async def drain(self) -> int:
-        """Stop as DESIGN says: not ready, a lame duck, no new connections, finish, end. Returns the requests cut."""
+        """Stop in order: not ready, a lame duck, no new connections, finish, end. Returns the requests cut."""
         self.service.state = State.DRAINING
         log.info("draining", extra={"in_flight": self.http.in_flight})
         cut = await self.http.drain(self.options.lame_duck, self.options.grace)

@@ -47,7 +47,6 @@ class Reader:
         self._intake = live.intake
         self._limits = limits
         self._outputs = [o.name for o in live.package.manifest.outputs]
-        self.all_outputs = [(name, False) for name in self._outputs]
 
     def read(self, body: bytes, json_size: int | None) -> tuple[Rows, Asked]:
         """The rows and wishes of a request whose first `json_size` bytes are JSON (None: all of it).
