@@ -17,10 +17,10 @@ from tidemill.errors import PackageError
 from tidemill.model.manifest import RuntimeSpec, Task
 from tidemill.model.signature import Column, Input, Output
 from tidemill.packaging.draft import Draft, Unused
+from tidemill.packaging.onnx_outputs import rename_outputs
 from tidemill.packaging.onnx_source import MODEL_FILE
 from tidemill.packaging.options import PackageOptions
 from tidemill.packaging.probe import threshold_table
-from tidemill.packaging.sklearn_onnx import rename_outputs
 from tidemill.packaging.table import LikeTable
 from tidemill.rows import Array
 
