@@ -121,4 +121,5 @@ def _print(report: PackageReport, out: Path) -> None:
     console.print(f"[bold]{escape(report.package.name)}[/] version {report.package.version}, runs on {escape(runs)}")
     for note in report.notes:
         console.print(f"  {escape(note)}")
-    console.print(f"written to {escape(str(out))}; next: tidemill check {escape(str(out))}")
+    # A command is copied: it must not be broken by the width of the terminal.
+    console.print(f"written to {escape(str(out))}; next: tidemill check {escape(str(out))}", soft_wrap=True)
