@@ -19,6 +19,7 @@ from tidemill.errors import (
     Refused,
     RowsRejected,
     TidemillError,
+    listing,
 )
 
 # https://grpc.github.io/grpc/core/md_doc_statuscodes.html
@@ -70,7 +71,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 
 
 def test_every_class_is_public() -> None:
-    assert {c.__name__ for c in CLASSES} | {"Problem"} == set(tidemill.errors.__all__)
+    assert {c.__name__ for c in CLASSES} | {"Problem", "listing", "row_listing"} == set(tidemill.errors.__all__)
     assert sorted(tidemill.errors.__all__) == tidemill.errors.__all__
 
 
@@ -157,3 +158,9 @@ def test_a_configuration_error_holds_all_problems() -> None:
 def test_a_refusal_says_when_to_come_back() -> None:
     assert Refused("draining").retry_after == 1.0
     assert Overloaded("full", 0.5).retry_after == 0.5
+
+
+def test_long_lists_in_messages_are_cut() -> None:
+    assert listing(iter("abc")) == "a, b, c"
+    assert listing(map(str, range(15))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more"
+    assert listing(()) == "none"

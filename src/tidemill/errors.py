@@ -24,7 +24,7 @@ TidemillError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,11 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UnsupportedEncoding",
+    "listing",
+    "row_listing",
 ]
 
+SHOWN_NAMES = 12
 SHOWN_PROBLEMS = 100
 
 
@@ -67,6 +70,20 @@ class Problem:
     def at(self, row: int) -> Problem:
         """The same problem, told of another row index."""
         return self if row == self.row else Problem(row, self.code, self.field, self.message)
+
+
+def listing(names: Iterable[str]) -> str:
+    """Names in a message: the first twelve, and how many more there are."""
+    every = list(names) or ["none"]
+    more = len(every) - SHOWN_NAMES
+    return ", ".join(every[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def row_listing(problems: Sequence[Problem]) -> str:
+    """Problems in a message, each with its row: the first hundred, and how many more there are."""
+    shown = "; ".join(f"row {p.row}: {p.message}" for p in problems[:SHOWN_PROBLEMS])
+    more = len(problems) - SHOWN_PROBLEMS
+    return shown + (f"; and {more} more" if more > 0 else "")
 
 
 class TidemillError(Exception):
@@ -150,10 +167,7 @@ class RowsRejected(InputError):
     def __init__(self, problems: Sequence[Problem], total: int) -> None:
         self.problems = tuple(problems)
         rows = len({p.row for p in problems})
-        shown = "; ".join(f"row {p.row}: {p.message}" for p in self.problems[:SHOWN_PROBLEMS])
-        more = len(self.problems) - SHOWN_PROBLEMS
-        tail = f"; and {more} more" if more > 0 else ""
-        super().__init__(f"{rows} of {total} rows rejected: {shown}{tail}")
+        super().__init__(f"{rows} of {total} rows rejected: {row_listing(self.problems)}")
 
 
 class TooLarge(InputError):

@@ -22,7 +22,7 @@ from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
 from tidemill.batch.snapshot import Snapshot, take_snapshot
 from tidemill.batch.sources import Examined, Piece, source
 from tidemill.config import Config
-from tidemill.errors import ConfigError, SourceError
+from tidemill.errors import ConfigError, SourceError, listing
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.columns import output_schema
 from tidemill.prediction.live import Live
@@ -254,7 +254,7 @@ def _copied(pass_through: Sequence[str], schema: pa.Schema) -> list[str]:
         return list(schema.names)
     absent = [n for n in pass_through if n not in schema.names]
     if absent:
-        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {_listing(schema.names)}")
+        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {listing(schema.names)}")
     return list(dict.fromkeys(pass_through))
 
 
@@ -302,7 +302,7 @@ def _common_schema(
                 # In JSON lines a missing key is a null: a key that no line of the head holds may still be meant so.
                 if format_ == "jsonl" and (name in optional or len(schema) == 0):
                     continue
-                raise SourceError(f"{file.name}: column {name!r} is missing; it has {_listing(schema.names)}")
+                raise SourceError(f"{file.name}: column {name!r} is missing; it has {listing(schema.names)}")
             try:
                 found = schema.field(name).with_nullable(True).remove_metadata()
                 field = found if field is None else _wider(field, found)
@@ -324,7 +324,7 @@ def _check_names(options: ScoreOptions, outputs: Sequence[Output], read: pa.Sche
     names = [o.name for o in outputs]
     unknown = [n for n in options.select if n not in names]
     if unknown:
-        raise ConfigError(f"select: the model has no output {unknown[0]!r}; it has {_listing(names)}")
+        raise ConfigError(f"select: the model has no output {unknown[0]!r}; it has {listing(names)}")
     written = options.select or names
     both = [n for n in copied if n in written]
     if both:
@@ -362,7 +362,3 @@ def _shards(examined: Sequence[Examined]) -> Iterator[Shard]:
                 index, rows, nbytes, pieces = index + 1, 0, 0, []
     if pieces:
         yield Shard(index=index, pieces=tuple(pieces))
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "no columns"

@@ -13,7 +13,7 @@ import onnxmltools
 import pyarrow as pa
 
 from tidemill.datatypes import from_arrow_type
-from tidemill.errors import PackageError
+from tidemill.errors import PackageError, listing
 from tidemill.model.manifest import RuntimeSpec, Task
 from tidemill.model.signature import Column, Input, Output
 from tidemill.packaging.draft import Draft, Unused
@@ -44,8 +44,9 @@ def columns_of(
     else:
         columns = table.features if table is not None else ()
     if columns and len(columns) != width:
+        own = f" ({listing(names)})" if names else ""
         raise PackageError(
-            f"the model takes {width} columns{_some(names)}, but {len(columns)} are given{_some(columns)}; leave "
+            f"the model takes {width} columns{own}, but {len(columns)} are given ({listing(columns)}); leave "
             "exactly those it was trained on: --drop, or --columns a,b,… in order"
         )
     for name in columns if table is not None else ():
@@ -103,9 +104,3 @@ def matrix(rows: pa.RecordBatch, columns: Sequence[str]) -> Array:
 
 def _write(content: bytes, stage: Path) -> None:
     (stage / MODEL_FILE).write_bytes(content)
-
-
-def _some(names: Sequence[str] | None) -> str:
-    if not names:
-        return ""
-    return f" ({', '.join(names[:12])}{f' and {len(names) - 12} more' if len(names) > 12 else ''})"

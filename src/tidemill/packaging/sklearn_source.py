@@ -20,7 +20,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from tidemill.datatypes import DataTypeName, from_arrow_type, from_numpy_dtype
-from tidemill.errors import PackageError
+from tidemill.errors import PackageError, listing
 from tidemill.model.manifest import RuntimeSpec, Task
 from tidemill.model.signature import Column, Input, Output
 from tidemill.packaging.draft import Draft, Unused
@@ -181,11 +181,11 @@ def _table_columns(names: Any, width: int, options: PackageOptions, table: LikeT
     if absent:
         why = "dropped" if all(n in table.columns for n in absent) else "not in it"
         raise PackageError(
-            f"the model takes {_some(absent)}, which the table lacks ({why}); it has {_some(table.features)}"
+            f"the model takes {listing(absent)}, which the table lacks ({why}); it has {listing(table.features)}"
         )
     if len(wanted) != width:
         raise PackageError(
-            f"the model takes {width} columns, but the table has {len(wanted)} ({_some(wanted)}); "
+            f"the model takes {width} columns, but the table has {len(wanted)} ({listing(wanted)}); "
             "leave exactly those it was trained on: --drop, or --columns a,b,… in order"
         )
     return tuple(wanted)
@@ -277,7 +277,3 @@ def _write(content: bytes, stage: Path) -> None:
 
 def _copy(source: Path, stage: Path) -> None:
     shutil.copyfile(source, stage / SKOPS_FILE)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -6,14 +6,14 @@ What is wrong with the whole call (names, types, shapes) is an InputError here; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tidemill.datatypes import from_numpy_dtype
-from tidemill.errors import InputError
+from tidemill.errors import InputError, listing
 from tidemill.model.signature import Input
 from tidemill.prediction.cells import array_from_arrow, array_from_list, flatten, strings_from_array
 from tidemill.rows import VALID, Array, Rows
@@ -253,8 +253,8 @@ class Intake:
         for name in names:
             if name not in self.by_name and name not in self.by_column:
                 raise InputError(
-                    f"unknown input {name!r:.200}: expected {_listing(self.by_name)}"
-                    + (f" or the columns {_listing(self.by_column)}" if self.by_column else ""),
+                    f"unknown input {name!r:.200}: expected {_quoted(self.by_name)}"
+                    + (f" or the columns {_quoted(self.by_column)}" if self.by_column else ""),
                     field=name,
                 )
 
@@ -282,7 +282,7 @@ class Intake:
             elif one.columns:
                 out[one.name] = self._pack(one, columns, valid, masks, n)
             else:
-                raise InputError(f"input {one.name!r} is missing: expected {_listing(self.by_name)}", field=one.name)
+                raise InputError(f"input {one.name!r} is missing: expected {_quoted(self.by_name)}", field=one.name)
         self._check_shapes(out, masks, n)
         return Rows(out, n, masks)
 
@@ -293,10 +293,10 @@ class Intake:
         if absent:
             if len(absent) == len(one.columns):
                 raise InputError(
-                    f"input {one.name!r} is missing: send it, or its columns {_listing(absent)}",
+                    f"input {one.name!r} is missing: send it, or its columns {_quoted(absent)}",
                     field=one.name,
                 )
-            raise InputError(f"missing columns of {one.name}: {_listing(absent)}", field=absent[0])
+            raise InputError(f"missing columns of {one.name}: {_quoted(absent)}", field=absent[0])
         matrix = np.empty((n, len(one.columns)), one.type.dtype)
         for j, c in enumerate(one.columns):
             array = columns[c.name]
@@ -378,10 +378,9 @@ def _known(inner: Sequence[int], axis: int) -> int:
     return inner[axis] if axis < len(inner) and inner[axis] > 0 else 0
 
 
-def _listing(names: Any) -> str:
-    shown = [repr(n) for n in names]
-    return ", ".join(shown[:12]) + (f" and {len(shown) - 12} more" if len(shown) > 12 else "")
+def _quoted(names: Iterable[str]) -> str:
+    return listing(map(repr, names))
 
 
 def _missing(name: str, present: Sequence[str]) -> InputError:
-    return InputError(f"column {name!r} is missing; the table has {_listing(present)}", field=name)
+    return InputError(f"column {name!r} is missing; the table has {_quoted(present)}", field=name)

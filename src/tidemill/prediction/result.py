@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidemill.errors import SHOWN_PROBLEMS, Late, ModelError, Problem, RowsRejected, TidemillError
+from tidemill.errors import Late, ModelError, Problem, RowsRejected, TidemillError, row_listing
 from tidemill.rows import Rows
 
 __all__ = ["STATUSES", "Result", "rows_error"]
@@ -56,6 +56,4 @@ def rows_error(problems: Sequence[Problem], total: int) -> TidemillError:
     failed = [p for p in problems if p.code != "late"]
     if not failed:
         return Late(f"{len(problems)} of {total} rows were not answered before the deadline")
-    shown = "; ".join(f"row {p.row}: {p.message}" for p in failed[:SHOWN_PROBLEMS])
-    more = len(failed) - SHOWN_PROBLEMS
-    return ModelError(f"{len(failed)} of {total} rows failed: {shown}" + (f"; and {more} more" if more > 0 else ""))
+    return ModelError(f"{len(failed)} of {total} rows failed: {row_listing(failed)}")
