@@ -56,3 +56,8 @@ def test_the_error_of_many_failed_rows_names_the_first_hundred() -> None:
     error = rows_error([Problem(i, "model_failed", "", "it failed") for i in range(150)], 200)
     assert str(error).startswith("150 of 200 rows failed: row 0: it failed; row 1: ")
     assert str(error).endswith("row 99: it failed; and 50 more")
+
+
+def test_the_rows_that_are_answered() -> None:
+    assert MERGED.answered.tolist() == [True, False, True, False, True, False]
+    assert Result(MERGED.outputs).answered.all()

@@ -18,11 +18,11 @@ import numpy as np
 from tidemill.assurance import specimens
 from tidemill.assurance.compare import compare
 from tidemill.assurance.specimens import Edit, tiled
+from tidemill.assurance.tables import read_outputs
 from tidemill.errors import Problem
 from tidemill.model.package import Package, open_package
 from tidemill.model.samples import read_samples
 from tidemill.model.signature import Input
-from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import example_rows, measure
 from tidemill.prediction.result import Result
@@ -115,9 +115,7 @@ def samples_reproduce(subject: Subject) -> Finding:
         rows = len({p.row for p in result.problems})
         return Finding("fail", f"{rows} of {result.n} have no answer; row {first.row}: {first.message}")
     outputs = live.package.manifest.outputs
-    # Read back as inputs are read: the outputs of a package are columns like any other.
-    like = [Input(name=o.name, datatype=o.datatype, shape=o.shape, binary=o.binary) for o in outputs]
-    found = compare(outputs, Intake(like).from_arrow(expected).columns, result.outputs.columns)
+    found = compare(outputs, read_outputs(outputs, expected), result.outputs.columns)
     if not found.equal:
         return Finding("fail", f"{int((~found.rows).sum())} of {result.n} differ; {found.example}")
     return Finding("pass", f"{result.n} rows, largest difference {found.worst:g}")

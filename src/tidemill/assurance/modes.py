@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.assurance.oip import Client, binary_body, json_body, read_outputs
-from tidemill.assurance.tables import to_table
+from tidemill.assurance.oip import Client, binary_body, json_body, read_response
+from tidemill.assurance.tables import read_outputs, to_table
 from tidemill.batch import ScoreOptions, score
 from tidemill.errors import Problem, Unavailable
-from tidemill.model.signature import Input, Output
-from tidemill.prediction.intake import Intake
+from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import Result
 from tidemill.rows import Array, Rows
@@ -69,7 +67,7 @@ def batch(live: Live, rows: Rows) -> Answers:
         Problem(letter["_row"], p["code"], p["field"], p["message"]) for letter in letters for p in letter["_problems"]
     ]
     answered = np.setdiff1d(np.arange(rows.n), [p.row for p in problems])
-    outputs = _joined(manifest.outputs, [(answered, _columns(manifest.outputs, written))], rows.n)
+    outputs = _joined(manifest.outputs, [(answered, read_outputs(manifest.outputs, written))], rows.n)
     return _answers(Result(outputs, problems), seconds)
 
 
@@ -86,7 +84,7 @@ def rest(live: Live, rows: Rows, address: tuple[str, int], *, binary: bool) -> A
             part = rows.slice(start, stop)
             body, size = binary_body(manifest.inputs, part) if binary else (json_body(manifest.inputs, part), None)
             response, rest = clients[lane].infer(manifest.name, body, size)
-            outputs = Rows(read_outputs(manifest.outputs, response, rest), stop - start)
+            outputs = Rows(read_response(manifest.outputs, response, rest), stop - start)
             found.append((start, Result(outputs, _problems(response))))
         return found
 
@@ -139,13 +137,6 @@ def _pieces(n: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         stop = min(n, start + sizes[turn % len(sizes)])
         yield start, stop
         start, turn = stop, turn + 1
-
-
-def _columns(outputs: Sequence[Output], table: pa.Table) -> Mapping[str, Array]:
-    """A table of outputs as arrays; read back as inputs are, for outputs are columns like any other."""
-    like = [Input(name=o.name, datatype=o.datatype, shape=o.shape, binary=o.binary) for o in outputs]
-    batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
-    return Intake(like).from_arrow(batches[0]).columns
 
 
 def _problems(response: dict[str, Any]) -> list[Problem]:

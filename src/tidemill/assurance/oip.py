@@ -17,7 +17,7 @@ from tidemill.errors import ModelError
 from tidemill.model.signature import Input, Output
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["Client", "binary_body", "json_body"]
+__all__ = ["Client", "binary_body", "json_body", "read_response"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _PARTIAL = {"on_bad_row": "partial"}
@@ -94,7 +94,7 @@ def binary_body(inputs: Sequence[Input], rows: Rows) -> tuple[bytes, int]:
     return header + b"".join(parts), len(header)
 
 
-def read_outputs(outputs: Sequence[Output], response: dict[str, Any], rest: bytes) -> dict[str, Array]:
+def read_response(outputs: Sequence[Output], response: dict[str, Any], rest: bytes) -> dict[str, Array]:
     """The response's outputs by name, each of the declared datatype. Raises ModelError where one is missing."""
     declared = {o.name: o for o in outputs}
     found: dict[str, Array] = {}

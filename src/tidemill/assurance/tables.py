@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -11,12 +11,13 @@ from tidemill.batch.places import find_files, sink_place
 from tidemill.batch.plan import build_plan
 from tidemill.batch.shard import read_piece
 from tidemill.errors import InputError
-from tidemill.model.signature import Input
+from tidemill.model.signature import Input, Output
 from tidemill.prediction.columns import arrow_column
+from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
-from tidemill.rows import Rows
+from tidemill.rows import Array, Rows
 
-__all__ = ["read_rows", "to_table"]
+__all__ = ["read_outputs", "read_rows", "to_table"]
 
 CHUNK_ROWS = 4096
 
@@ -46,6 +47,14 @@ def _batches(place: str, live: Live) -> Iterator[pa.RecordBatch]:
         for piece in shard.pieces:
             for _, batch in read_piece(plan, piece):
                 yield batch
+
+
+def read_outputs(outputs: Sequence[Output], table: pa.RecordBatch | pa.Table) -> Mapping[str, Array]:
+    """A table of outputs as arrays (n, …). They are read as inputs are: outputs are columns like any other."""
+    like = [Input(name=o.name, datatype=o.datatype, shape=o.shape, binary=o.binary) for o in outputs]
+    whole = pa.table(table).combine_chunks()
+    batches = whole.to_batches() or [pa.RecordBatch.from_pylist([], schema=whole.schema)]
+    return Intake(like).from_arrow(batches[0]).columns
 
 
 def to_table(inputs: Sequence[Input], rows: Rows) -> pa.Table:

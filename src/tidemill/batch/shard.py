@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from tidemill.batch.dead import DeadLetters, dead_schema
@@ -163,9 +162,8 @@ class _Chunk:
         good = batch
         if result.problems:
             dead, errors = self._dead.of(name, first_row, batch, result.problems)
-            mask = np.ones(batch.num_rows, np.bool_)
-            mask[[p.row for p in result.problems]] = False
-            good, outputs = batch.filter(pa.array(mask)), outputs.take(mask)
+            answered = result.answered
+            good, outputs = batch.filter(pa.array(answered)), outputs.take(answered)
         columns = [good.column(n) for n in self._copied] + output_arrays(self._outputs, outputs)
         return _Scored(batch.num_rows, pa.RecordBatch.from_arrays(columns, schema=self.schema), dead, errors)
 

@@ -46,8 +46,7 @@ def compare(live: Live, table: pa.RecordBatch, reference: Reference) -> Comparis
         raise PackageError(
             f"{len(failed)} rows fail that the original answers: row {failed[0].row}: {failed[0].message}"
         )
-    good = np.ones(result.n, np.bool_)
-    good[[p.row for p in result.problems]] = False
+    good = result.answered
     if not good.any():
         first = result.problems[0]
         raise PackageError(f"the signature refuses every row of the table: row {first.row}: {first.message}")

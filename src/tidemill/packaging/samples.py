@@ -48,9 +48,7 @@ def choose_samples(live: Live, table: LikeTable | None, most: int) -> Samples | 
     failed = [p for p in result.problems if p.code == "model_failed"]
     if failed:
         raise PackageError(f"the model fails on a row of the table: {failed[0].message}")
-    good = np.ones(rows.n, np.bool_)
-    good[[p.row for p in result.problems]] = False
-    index = np.flatnonzero(good)
+    index = np.flatnonzero(result.answered)
     if not len(index):
         first = result.problems[0]
         raise PackageError(f"the signature refuses every row of the table: {first.message}")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tidemill.errors import Late, ModelError, Problem, RowsRejected, TidemillError, row_listing
-from tidemill.rows import Rows
+from tidemill.rows import Array, Rows
 
 __all__ = ["STATUSES", "Result", "rows_error"]
 
@@ -29,6 +31,13 @@ class Result:
     @property
     def n(self) -> int:
         return self.outputs.n
+
+    @property
+    def answered(self) -> Array:
+        """BOOL of shape (n,): the rows that have an answer."""
+        good = np.ones(self.n, np.bool_)
+        good[[p.row for p in self.problems]] = False
+        return good
 
     def slice(self, start: int, stop: int) -> Result:
         """One caller's part of a merged result."""
