@@ -111,36 +111,15 @@ def _describe(one: Endpoint, v2: str, v1: str, paths: Schema) -> None:
 
 
 def _schemas(one: Endpoint) -> Schema:
-    inputs, outputs = one.manifest.inputs, one.manifest.outputs
     key = _key(one)
-    names = [o.name for o in outputs]
-    record = {"type": "object", "additionalProperties": False, "properties": _record(inputs)}
-    parameters = {
-        "type": "object",
-        "properties": {
-            "timeout": {**COUNT, "maximum": 2**63 - 1, "description": "Microseconds until the answer is due; 0: none."},
-            "on_bad_row": {"enum": ["reject", "partial"], "default": "reject"},
-            "binary_data_output": {"type": "boolean", "default": False},
-        },
-    }
-    wanted = _object(name={"enum": names})
-    wanted["properties"]["parameters"] = {"type": "object", "properties": {"binary_data": _BOOL}}
-    wishes: Schema = {"id": STRING, "parameters": parameters, "outputs": _array(wanted)}
-    most = one.limits.max_rows
+    record = {"type": "object", "additionalProperties": False, "properties": _record(one.manifest.inputs)}
+    records: Schema = {**_array(record), "maxItems": one.limits.max_rows}
     row_errors = _array(
         _object(row=COUNT, status={"enum": ["rejected", "failed", "late"]}, code=STRING, field=STRING, message=STRING)
     )
     told: Schema = {"bad_rows": COUNT, "row_errors": row_errors}
     return {
-        f"{key}.Request": {
-            "type": "object",
-            "properties": {
-                **wishes,
-                "inputs": _array({"oneOf": [_tensor(i, c, most) for i in inputs for c in (None, *i.columns)]}),
-                "rows": {**_array(record), "maxItems": most},
-            },
-            "oneOf": [{"required": ["inputs"]}, {"required": ["rows"]}],
-        },
+        f"{key}.Request": _request(one, records),
         f"{key}.Response": {
             "type": "object",
             "required": ["model_name", "model_version", "outputs"],
@@ -149,7 +128,7 @@ def _schemas(one: Endpoint) -> Schema:
                 "model_version": {"const": one.version},
                 "id": STRING,
                 "parameters": {"type": "object", "properties": told},
-                "outputs": _array({"oneOf": [_answer(o) for o in outputs]}),
+                "outputs": _array({"oneOf": [_answer(o) for o in one.manifest.outputs]}),
             },
         },
         f"{key}.Metadata": {
@@ -161,7 +140,7 @@ def _schemas(one: Endpoint) -> Schema:
             "type": "object",
             "properties": {
                 "signature_name": {"const": "serving_default"},
-                "instances": {**_array(record), "maxItems": most},
+                "instances": records,
                 "inputs": {"type": "object"},
                 "parameters": {"type": "object", "properties": {"on_bad_row": {"enum": ["reject", "partial"]}}},
             },
@@ -176,6 +155,33 @@ def _schemas(one: Endpoint) -> Schema:
             },
             "oneOf": [{"required": ["predictions"]}, {"required": ["outputs"]}],
         },
+    }
+
+
+def _request(one: Endpoint, records: Schema) -> Schema:
+    """The body of `POST …/infer`."""
+    inputs = one.manifest.inputs
+    parameters = {
+        "type": "object",
+        "properties": {
+            "timeout": {**COUNT, "maximum": 2**63 - 1, "description": "Microseconds until the answer is due; 0: none."},
+            "on_bad_row": {"enum": ["reject", "partial"], "default": "reject"},
+            "binary_data_output": {"type": "boolean", "default": False},
+        },
+    }
+    wanted = _object(name={"enum": [o.name for o in one.manifest.outputs]})
+    wanted["properties"]["parameters"] = {"type": "object", "properties": {"binary_data": _BOOL}}
+    tensors = [_tensor(i, c, one.limits.max_rows) for i in inputs for c in (None, *i.columns)]
+    return {
+        "type": "object",
+        "properties": {
+            "id": STRING,
+            "parameters": parameters,
+            "outputs": _array(wanted),
+            "inputs": _array({"oneOf": tensors}),
+            "rows": records,
+        },
+        "oneOf": [{"required": ["inputs"]}, {"required": ["rows"]}],
     }
 
 
