@@ -75,7 +75,7 @@ def test_what_arrives_while_a_thread_is_busy_gathers(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         first = Seen(batched.live, seconds=[0.1])
         batched.submit(first)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         assert batched.busy == 1
         later = [Seen(batched.live, seconds=[0.0]) for _ in range(5)]
         for call in later:
@@ -178,7 +178,7 @@ def test_the_queue_is_bounded(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.2])
         batched.submit(running)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
         waiting = [Seen(batched.live, seconds=[0.0] * 5) for _ in range(2)]
         for call in waiting:
             batched.submit(call)
@@ -197,7 +197,7 @@ def test_work_that_cannot_make_its_deadline_is_refused(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.05])
         batched.submit(running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="its deadline is in"):
             batched.submit(Seen(batched.live, within=0.5, seconds=[0.0]))
         patient = Seen(batched.live, within=10.0, seconds=[0.0])
@@ -238,14 +238,14 @@ def test_expired_work_never_starts(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.2])
         batched.submit(running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         expired = Seen(batched.live, within=0.1, seconds=[0.0])
         batched.submit(expired)
         await expired.wait()
         assert isinstance(expired.error, Late)
         assert batched.queued_rows == 0
         await running.wait()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert batched.counters.execution_count == 1
 
     in_loop(sleeper, work)
@@ -255,7 +255,7 @@ def test_a_cancelled_call_never_starts_and_makes_room(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.2])
         batched.submit(running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         waiting = [Seen(batched.live, seconds=[0.0] * 10) for _ in range(1)]
         batched.submit(waiting[0])
         with pytest.raises(Overloaded):
@@ -276,7 +276,7 @@ def test_callers_who_left_take_no_place_in_the_queue(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.3])
         batched.submit(running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         for _ in range(1000):
             call = Seen(batched.live, seconds=[0.0])
             batched.submit(call)
@@ -319,7 +319,7 @@ def test_after_the_end_nothing_is_taken_and_nobody_waits(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running, waiting = Seen(batched.live, seconds=[0.3]), Seen(batched.live, seconds=[0.0])
         batched.submit(running)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         batched.submit(waiting)
         batched.close()
         with pytest.raises(Unavailable, match="the server stopped"):
