@@ -102,7 +102,7 @@ class PackedRows(Rows):
         self._columns: Mapping[str, Array] | None = None
 
     @property
-    def columns(self) -> Mapping[str, Array]:  # type: ignore[override]
+    def columns(self) -> Mapping[str, Array]:  # type: ignore[override]  # made when first asked for
         """As of any rows; the array is a view of the bytes."""
         if self._columns is None:
             self._columns = {self.name: np.ndarray((self.n, self.width), self.dtype, self.data)}

@@ -17,11 +17,11 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 class ScoreOptions(Config, frozen=True, kw_only=True):
     """Options of one run.
 
-    `chunk_rows` is what is read, converted and written at a time; `call_rows` bounds one model call (None: chosen
-    from the package's runtime). `workers` are threads (None: the CPU budget). `select` names the model outputs to
-    write (empty: all), `pass_through` the input columns to copy beside them ("*": every one). `max_error_rate`
-    is the share of rows that may become dead letters (None: any, 0.0: none). `dead_letters` is a file for them
-    (.parquet or .jsonl); by default they lie with the output.
+    `chunk_rows` is what is read, converted and written at a time; `call_rows` bounds one model call (None: 1,024,
+    or for a large input what is measured to be quickest). `workers` are threads (None: the CPU budget). `select`
+    names the model outputs to write (empty: all), `pass_through` the input columns to copy beside them ("*": every
+    one). `max_error_rate` is the share of rows that may become dead letters (None: any, 0.0: none). `dead_letters` is
+    a file for them (.parquet or .jsonl); by default they lie with the output.
     """
 
     chunk_rows: Positive = 16_384

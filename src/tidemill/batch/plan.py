@@ -217,7 +217,7 @@ def _shown(value: object) -> str:
 def _examine(
     root: Path, format_: SourceFormat, files: Sequence[InputFile], inputs: Sequence[Input]
 ) -> tuple[list[Snapshot], list[Examined]]:
-    types = {i.name: _wire_type(i) for i in inputs} | {c.name: i.type.arrow() for i in inputs for c in i.columns}
+    types = _wanted_types(inputs)
     reader = source(format_)
 
     def look(file: InputFile) -> tuple[Snapshot, Examined]:
@@ -233,11 +233,17 @@ def _examine(
     return [s for s, _ in looked], [e for _, e in looked]
 
 
-def _wire_type(one: Input) -> pa.DataType:
-    type_ = one.type.arrow()
-    for _ in one.shape[1:]:
-        type_ = pa.list_(type_)
-    return type_
+def _wanted_types(inputs: Sequence[Input]) -> dict[str, pa.DataType]:
+    """What the model wants of the columns that it names, in formats that carry no types: tensors as lists of any
+    length, whose shape is for intake to check.
+    """
+    types: dict[str, pa.DataType] = {}
+    for one in inputs:
+        types[one.name] = one.type.arrow()
+        for _ in one.shape[1:]:
+            types[one.name] = pa.list_(types[one.name])
+        types |= {c.name: one.type.arrow() for c in one.columns}
+    return types
 
 
 def _model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]:
@@ -292,7 +298,7 @@ def _common_schema(
     format_: SourceFormat,
 ) -> pa.Schema:
     """The wanted columns in a type that holds those of every file."""
-    types = {i.name: _wire_type(i) for i in inputs} | {c.name: i.type.arrow() for i in inputs for c in i.columns}
+    types = _wanted_types(inputs)
     optional = {i.name for i in inputs if i.nullable} | {c.name for i in inputs for c in i.columns if c.nullable}
     fields = []
     for name in wanted:
