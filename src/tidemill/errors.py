@@ -50,10 +50,9 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UnsupportedEncoding",
-    "listing",
-    "row_listing",
 ]
 
+# What messages show; these and the two functions that cut to them are for messages here, and no part of the interface.
 SHOWN_NAMES = 12
 SHOWN_PROBLEMS = 100
 
