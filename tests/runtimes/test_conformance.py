@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.runtimes import packages
 from tests.runtimes.cases import Case
 from tests.runtimes.compare import assert_same
 from tidemill.errors import IntegrityError, PackageError
-from tidemill.model.package import open_package
+from tidemill.model.package import Package, open_package
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import Result
@@ -115,45 +116,39 @@ def test_refuses_a_tampered_artifact(case: Case, tmp_path: Path) -> None:
         open_package(package.directory)
 
 
-def test_refuses_an_artifact_that_is_none(case: Case, tmp_path: Path) -> None:
-    manifest = case.build(tmp_path / "p").manifest
-    package = packages.make(
-        tmp_path / "q",
+def rebuilt(
+    package: Package,
+    target: Path,
+    *,
+    artifact: bytes | None = None,
+    inputs: Sequence[Input] = (),
+    outputs: Sequence[Output] = (),
+) -> Package:
+    """The package with another artefact, or with inputs and outputs added to its signature."""
+    manifest = package.manifest
+    return packages.make(
+        target,
         manifest.runtime.name,
-        b"\x00 not a model \xff",
-        manifest.inputs,
-        manifest.outputs,
+        artifact or package.path(manifest.runtime.artifact).read_bytes(),
+        [*manifest.inputs, *inputs],
+        [*manifest.outputs, *outputs],
         spec={"trusted": manifest.runtime.trusted},
     )
-    with pytest.raises(PackageError, match=manifest.runtime.artifact):
-        Live.open(package)
+
+
+def test_refuses_an_artifact_that_is_none(case: Case, tmp_path: Path) -> None:
+    package = case.build(tmp_path / "p")
+    with pytest.raises(PackageError, match=package.manifest.runtime.artifact):
+        Live.open(rebuilt(package, tmp_path / "q", artifact=b"\x00 not a model \xff"))
 
 
 def test_refuses_a_signature_that_is_not_the_models(case: Case, tmp_path: Path) -> None:
-    package = case.build(tmp_path / "p")
-    manifest = package.manifest
-    other = packages.make(
-        tmp_path / "q",
-        manifest.runtime.name,
-        package.path(manifest.runtime.artifact).read_bytes(),
-        [*manifest.inputs, Input(name="moon_phase", datatype="FP32")],
-        manifest.outputs,
-        spec={"trusted": manifest.runtime.trusted},
-    )
+    moon = Input(name="moon_phase", datatype="FP32")
     with pytest.raises(PackageError, match="moon_phase"):
-        Live.open(other)
+        Live.open(rebuilt(case.build(tmp_path / "p"), tmp_path / "q", inputs=[moon]))
 
 
 def test_refuses_an_output_that_the_model_does_not_give(case: Case, tmp_path: Path) -> None:
-    package = case.build(tmp_path / "p")
-    manifest = package.manifest
-    other = packages.make(
-        tmp_path / "q",
-        manifest.runtime.name,
-        package.path(manifest.runtime.artifact).read_bytes(),
-        manifest.inputs,
-        [*manifest.outputs, Output(name="horoscope", datatype="FP32")],
-        spec={"trusted": manifest.runtime.trusted},
-    )
+    stars = Output(name="horoscope", datatype="FP32")
     with pytest.raises(PackageError, match="horoscope"):
-        Live.open(other)
+        Live.open(rebuilt(case.build(tmp_path / "p"), tmp_path / "q", outputs=[stars]))
