@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper
 
-from tidemill.model.manifest import Manifest, RuntimeSpec
-from tidemill.model.package import write_package
+from tests.packages import make
 from tidemill.model.signature import Column, Input, Output
 
 OUTPUTS = ["score", "pair", "verdict"]
@@ -46,28 +44,14 @@ def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums") -> P
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    manifest = Manifest(
-        format=1,
-        name=name,
-        version="1",
-        runtime=RuntimeSpec(name="onnx", artifact="model.onnx"),
-        inputs=(
-            Input(
-                name="x",
-                datatype="FP32",
-                shape=(-1, 3),
-                fill=0.0,
-                columns=(Column(name="a", minimum=0), Column(name="b"), Column(name="c", nullable=True)),
-            ),
-        ),
-        outputs=(
-            Output(name="score", datatype="FP32"),
-            Output(name="pair", datatype="FP32", shape=(-1, 2), labels=("low", "high")),
-            Output(name="verdict", datatype="BYTES", source="pair", threshold=0.0),
-        ),
-    )
-    write_package(directory, manifest, lambda d: onnx.save(model, d / "model.onnx") and None)
-    return directory
+    columns = (Column(name="a", minimum=0), Column(name="b"), Column(name="c", nullable=True))
+    inputs = [Input(name="x", datatype="FP32", shape=(-1, 3), fill=0.0, columns=columns)]
+    outputs = [
+        Output(name="score", datatype="FP32"),
+        Output(name="pair", datatype="FP32", shape=(-1, 2), labels=("low", "high")),
+        Output(name="verdict", datatype="BYTES", source="pair", threshold=0.0),
+    ]
+    return make(directory, "onnx", model.SerializeToString(), inputs, outputs, name=name).directory
 
 
 def table(n: int, *, start: int = 0) -> pa.Table:

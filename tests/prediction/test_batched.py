@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.packages import make
 from tests.prediction.calls import CHEAP, DEAR, Seen, in_loop
 from tests.realtime import packages
 from tidemill.errors import Cancelled, Late, Overloaded, Unavailable
-from tidemill.model.manifest import Manifest, RuntimeSpec
-from tidemill.model.package import write_package
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.profile import Profile
@@ -140,17 +139,9 @@ class Model:
 
 
 def variable(directory: Path, *, independent: bool = True) -> Path:
-    manifest = Manifest(
-        format=1,
-        name="variable",
-        version="1",
-        rows_independent=independent,
-        runtime=RuntimeSpec(name="python", artifact="model.py"),
-        inputs=(Input(name="x", datatype="FP32", shape=(-1, -1)),),
-        outputs=(Output(name="sum", datatype="FP32"), Output(name="together", datatype="INT64")),
-    )
-    write_package(directory / "variable", manifest, lambda d: (d / "model.py").write_text(VARIABLE) and None)
-    return directory / "variable"
+    inputs = [Input(name="x", datatype="FP32", shape=(-1, -1))]
+    outputs = [Output(name="sum", datatype="FP32"), Output(name="together", datatype="INT64")]
+    return make(directory / "p", "python", VARIABLE, inputs, outputs, rows_independent=independent).directory
 
 
 def test_variable_shapes_merge_only_where_they_agree(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Small packages that servers are tested with: real Python models whose every move a test can see."""
 
 from pathlib import Path
+from typing import Any
 
+from tests.packages import make
 from tidemill.datatypes import DATATYPES
-from tidemill.model.manifest import Manifest, RuntimeSpec, Slo
-from tidemill.model.package import write_package
+from tidemill.model.manifest import Slo
 from tidemill.model.signature import Column, Input, Output
 
 NUMBERS = [name for name in DATATYPES if name != "BYTES"]
@@ -130,42 +131,18 @@ def matrix(directory: Path, version: str = "1") -> Path:
 
 def twice(directory: Path) -> Path:
     """An ONNX graph: `twice` is two times `x` (-1, 2). Quick enough to run on the event loop."""
-    import onnx
     from onnx import TensorProto, helper
 
     two = helper.make_tensor("two", TensorProto.FLOAT, [1], [2.0])
     tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 2]) for n in ("x", "twice")]
     graph = helper.make_graph([helper.make_node("Mul", ["x", "two"], ["twice"])], "g", tensors[:1], tensors[1:], [two])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    manifest = Manifest(
-        format=1,
-        name="twice",
-        version="1",
-        runtime=RuntimeSpec(name="onnx", artifact="model.onnx"),
-        inputs=(Input(name="x", datatype="FP32", shape=(-1, 2)),),
-        outputs=(Output(name="twice", datatype="FP32", shape=(-1, 2)),),
+    inputs, outputs = (
+        (Input(name="x", datatype="FP32", shape=(-1, 2)),),
+        (Output(name="twice", datatype="FP32", shape=(-1, 2)),),
     )
-    write_package(directory / "twice", manifest, lambda d: onnx.save(model, d / "model.onnx"))
-    return directory / "twice"
+    return make(directory / "twice", "onnx", model.SerializeToString(), inputs, outputs, name="twice").directory
 
 
-def _write(
-    target: Path,
-    source: str,
-    inputs: list[Input],
-    outputs: list[Output],
-    name: str | None = None,
-    version: str = "1",
-    slo: Slo = Slo(),  # noqa: B008 - frozen
-) -> Path:
-    manifest = Manifest(
-        format=1,
-        name=name or target.name,
-        version=version,
-        slo=slo,
-        runtime=RuntimeSpec(name="python", artifact="model.py"),
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
-    )
-    write_package(target, manifest, lambda d: (d / "model.py").write_text(source) and None)
-    return target
+def _write(target: Path, source: str, inputs: list[Input], outputs: list[Output], **manifest: Any) -> Path:
+    return make(target, "python", source, inputs, outputs, **{"name": target.name, **manifest}).directory

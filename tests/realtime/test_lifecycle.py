@@ -13,12 +13,11 @@ import httpx
 import pytest
 import trustme
 
+from tests.packages import make
 from tests.realtime import packages
 from tests.realtime.http_client import eventually
 from tests.realtime.serving import Process, process, served
 from tidemill.errors import ConfigError, IntegrityError
-from tidemill.model.manifest import Manifest, RuntimeSpec
-from tidemill.model.package import write_package
 from tidemill.model.signature import Input, Output
 from tidemill.realtime import ServeOptions, Server
 
@@ -151,17 +150,9 @@ class Model:
 
 
 def slow_to_load(directory: Path, seconds: float = 1.5) -> Path:
-    manifest = Manifest(
-        format=1,
-        name="slow",
-        version="1",
-        runtime=RuntimeSpec(name="python", artifact="model.py"),
-        inputs=(Input(name="x", datatype="FP64"),),
-        outputs=(Output(name="x", datatype="FP64"),),
-    )
+    inputs, outputs = [Input(name="x", datatype="FP64")], [Output(name="x", datatype="FP64")]
     source = SLOW_TO_LOAD.replace("SECONDS", str(seconds))
-    write_package(directory / "slow", manifest, lambda d: (d / "model.py").write_text(source) and None)
-    return directory / "slow"
+    return make(directory / "slow", "python", source, inputs, outputs, name="slow").directory
 
 
 def test_while_it_loads_it_is_live_and_not_ready(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.packages import make
 from tests.realtime import packages
 from tests.realtime.http_client import eventually
 from tests.realtime.serving import Served, served
+from tidemill.model.signature import Input, Output
 from tidemill.packaging import PackageOptions, package_model
 from tidemill.prediction.batched import Batched
 from tidemill.realtime import ServeOptions
@@ -196,20 +198,9 @@ class Model:
 
 
 def test_a_model_that_fails_on_its_own_samples_is_not_ready_until_it_answers_them(tmp_path: Path) -> None:
-    from tidemill.model.manifest import Manifest, RuntimeSpec
-    from tidemill.model.package import write_package
-    from tidemill.model.signature import Input, Output
-
-    manifest = Manifest(
-        format=1,
-        name="breaks",
-        version="1",
-        runtime=RuntimeSpec(name="python", artifact="model.py"),
-        inputs=(Input(name="x", datatype="FP64"),),
-        outputs=(Output(name="y", datatype="FP64"),),
-    )
-    write_package(tmp_path / "breaks", manifest, lambda d: (d / "model.py").write_text(BREAKS) and None)
-    with served([tmp_path / "breaks"]) as server:
+    inputs, outputs = [Input(name="x", datatype="FP64")], [Output(name="y", datatype="FP64")]
+    package = make(tmp_path / "breaks", "python", BREAKS, inputs, outputs, name="breaks").directory
+    with served([package]) as server:
 
         def ask(x: float) -> int:
             tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [x]}

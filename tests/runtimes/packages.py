@@ -17,11 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from tidemill.model.manifest import Manifest, RuntimeSpec
-from tidemill.model.package import Package, open_package, write_package
+from tests.packages import make
+from tidemill.model.package import Package
 from tidemill.model.signature import Column, Input, Output
 
-ARTIFACTS = {"onnx": "model.onnx", "sklearn": "model.skops", "python": "model.py"}
 ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
     "UINT8": TensorProto.UINT8,
@@ -32,43 +31,6 @@ ONNX_TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
-
-
-def make(
-    directory: Path,
-    runtime: str,
-    artifact: bytes | str,
-    inputs: Sequence[Input],
-    outputs: Sequence[Output],
-    *,
-    spec: Mapping[str, Any] | None = None,
-    files: Mapping[str, str] | None = None,
-    **manifest: Any,
-) -> Package:
-    """Write a package of one artefact and further text files, and open it as everybody does."""
-    data = artifact.encode() if isinstance(artifact, str) else artifact
-
-    def fill(stage: Path) -> None:
-        (stage / ARTIFACTS[runtime]).write_bytes(data)
-        for name, text in (files or {}).items():
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            (stage / name).write_text(text)
-
-    write_package(
-        directory,
-        Manifest(
-            format=1,
-            name="tiny",
-            version="1",
-            runtime=RuntimeSpec(name=runtime, artifact=ARTIFACTS[runtime], **(spec or {})),
-            inputs=tuple(inputs),
-            outputs=tuple(outputs),
-            **manifest,
-        ),
-        fill,
-        overwrite=True,
-    )
-    return open_package(directory)
 
 
 # -- ONNX ------------------------------------------------------------------------------------------------------
