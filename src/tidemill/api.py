@@ -70,10 +70,12 @@ class Model:
 
     @property
     def name(self) -> str:
+        """The package's name."""
         return self._live.package.name
 
     @property
     def version(self) -> str:
+        """The package's version."""
         return self._live.package.version
 
     @property
