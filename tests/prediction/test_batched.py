@@ -155,6 +155,18 @@ def test_variable_shapes_merge_only_where_they_agree(tmp_path: Path) -> None:
     in_loop(variable(tmp_path), work)
 
 
+def test_rows_of_a_shape_that_varies_are_bounded_by_the_bytes_they_have(tmp_path: Path) -> None:
+    async def work(batched: Batched) -> None:
+        narrow = [Seen(batched.live, x=np.ones((1, 4))) for _ in range(5)]
+        wide = [Seen(batched.live, x=np.ones((1, 10))) for _ in range(5)]
+        for call in narrow + wide:
+            batched.submit(call)
+        assert [(await c.wait())["together"] for c in narrow] == [[5]] * 5
+        assert [(await c.wait())["together"] for c in wide] == [[2], [2], [2], [2], [1]]
+
+    in_loop(variable(tmp_path), work, limits=BatchLimits(max_bytes=5 * 4 * 4))
+
+
 def test_dependent_rows_are_never_merged(tmp_path: Path) -> None:
     async def work(batched: Batched) -> None:
         calls = [Seen(batched.live, x=np.ones((n, 2))) for n in (1, 2, 3)]

@@ -24,10 +24,4 @@ def call_rows(live: Live, plan: Plan) -> int:
     if rows is None:
         large = sum(f.snapshot.size for f in plan.files) >= _WORTH_MEASURING
         rows = measure(live, budget=_SECONDS).best_rows if large and live.divisible else _USUAL_ROWS
-    row_bytes = 0
-    for one in live.package.manifest.inputs:
-        cells = 1
-        for d in one.shape[1:]:
-            cells *= max(d, 1)
-        row_bytes += cells * max(one.type.size, 8)
-    return max(1, min(rows, _CALL_BYTES // max(1, row_bytes)))
+    return max(1, min(rows, _CALL_BYTES // sum(i.row_bytes for i in live.package.manifest.inputs)))

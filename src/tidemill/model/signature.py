@@ -51,6 +51,11 @@ class Input(Config, frozen=True, kw_only=True):
     def type(self) -> DataType:
         return DATATYPES[self.datatype]
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, about: a dimension that varies counts as one, a text as 32 bytes."""
+        return math.prod(abs(d) for d in self.shape[1:]) * (self.type.size or 32)
+
 
 class Output(Config, frozen=True, kw_only=True):
     """One model output.

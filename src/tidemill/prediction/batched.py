@@ -111,8 +111,7 @@ class Batched:
         self._inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
         # So little work that admission need not think about it.
         self._free_rows = min(self._inline_rows, limits.max_queue_rows)
-        row_bytes = max(1, sum(_row_bytes(i.shape, i.type.size) for i in live.package.manifest.inputs))
-        self._most_rows = min(limits.max_rows, max(1, limits.max_bytes // row_bytes))
+        self._most_rows = self._rows_of(sum(i.row_bytes for i in live.package.manifest.inputs))
         self._workers = Workers(limits.workers, f"model-{live.package.name}")
 
     @property
@@ -197,7 +196,7 @@ class Batched:
 
     def _next_group(self) -> tuple[list[Call], int]:
         """The longest prefix of the queue that may be one model call; what is cancelled or late falls out."""
-        queue, most = self._queue, self._most_rows
+        queue, most, variable = self._queue, self._most_rows, self._variable
         merge = self.live.divisible
         now = monotonic()
         group: list[Call] = []
@@ -215,12 +214,18 @@ class Batched:
             queue.popleft()
             call.waits_in = None
             self.queued_rows -= n
+            if variable and not group and n:
+                most = self._rows_of(sum([a.nbytes for a in call.rows.columns.values()]) // n)
             if late:
                 self._fail([call], Late("expired while it waited; nothing was computed"))
             else:
                 group.append(call)
                 rows += n
         return group, rows
+
+    def _rows_of(self, nbytes: int) -> int:
+        """How many rows of so many bytes may be one call."""
+        return min(self.limits.max_rows, max(1, self.limits.max_bytes // max(1, nbytes)))
 
     def _run_inline(self, group: list[Call], rows: int) -> None:
         started = monotonic()
@@ -364,7 +369,3 @@ class Batched:
 
 def _shown(error: Exception) -> TidemillError:
     return error if isinstance(error, TidemillError) else TidemillError(f"internal error: {type(error).__name__}")
-
-
-def _row_bytes(shape: tuple[int, ...], size: int) -> int:
-    return math.prod(abs(d) for d in shape[1:]) * (size or 32)
