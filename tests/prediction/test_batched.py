@@ -194,6 +194,7 @@ def test_the_queue_is_bounded(sleeper: Path) -> None:
         assert (await last.wait())["together"] == [1]
 
     in_loop(sleeper, work, limits=BatchLimits(max_queue_rows=10))
+    in_loop(sleeper, work, limits=BatchLimits(max_queue_bytes=10 * 4))
 
 
 def test_work_that_cannot_make_its_deadline_is_refused(sleeper: Path) -> None:

@@ -36,13 +36,15 @@ THREADS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`max_rows` and `max_bytes` of one merged model call; `max_queue_rows` waiting; `inline_seconds` under which a
-    call runs on the event loop; `workers` calls at a time on threads.
+    """`max_rows` and `max_bytes` of one merged model call; `max_queue_rows` and `max_queue_bytes` (of rows as wide as
+    the signature says) waiting; `inline_seconds` under which a call runs on the event loop; `workers` calls at a time
+    on threads.
     """
 
     max_rows: int = 1024
     max_bytes: int = 64 << 20
     max_queue_rows: int = 65_536
+    max_queue_bytes: int = 1 << 30
     inline_seconds: float = 0.0003
     workers: int = 1
 
@@ -109,9 +111,11 @@ class Batched:
         self._variable = [i.name for i in live.package.manifest.inputs if -1 in i.shape[1:]]
         quick = not live.may_block and profile.cost(1) <= limits.inline_seconds
         self._inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
+        row_bytes = sum(i.row_bytes for i in live.package.manifest.inputs)
+        self._most_rows = self._rows_of(row_bytes)
+        self._most_queued = min(limits.max_queue_rows, max(1, limits.max_queue_bytes // row_bytes))
         # So little work that admission need not think about it.
-        self._free_rows = min(self._inline_rows, limits.max_queue_rows)
-        self._most_rows = self._rows_of(sum(i.row_bytes for i in live.package.manifest.inputs))
+        self._free_rows = min(self._inline_rows, self._most_queued)
         self._workers = Workers(limits.workers, f"model-{live.package.name}")
 
     @property
@@ -149,9 +153,9 @@ class Batched:
 
     def _admit(self, now: float, rows: int, deadline: float) -> None:
         waiting = self._waiting(now)
-        if self.queued_rows and self.queued_rows + rows > self.limits.max_queue_rows:
+        if self.queued_rows and self.queued_rows + rows > self._most_queued:
             raise Overloaded(
-                f"the queue is full: {self.queued_rows} rows wait, the limit is {self.limits.max_queue_rows}",
+                f"the queue is full: {self.queued_rows} rows wait, the limit is {self._most_queued}",
                 retry_after=waiting,
             )
         cost = self.profile.cost(rows) * self._pace
