@@ -177,6 +177,29 @@ def test_dependent_rows_are_never_merged(tmp_path: Path) -> None:
     in_loop(variable(tmp_path, independent=False), work)
 
 
+def test_the_queue_is_bounded_by_the_bytes_it_really_holds(sleeper: Path) -> None:
+    async def work(batched: Batched) -> None:
+        batched.submit(running := Seen(batched.live, seconds=[0.2]))
+        await asyncio.sleep(0)
+        calls = [Seen(batched.live, seconds=[0.0] * 5) for _ in range(2)]
+        gone = Seen(batched.live, seconds=[0.0] * 5)
+        size = calls[0].rows.nbytes
+        assert 2 * size <= batched.limits.max_queue_bytes < 3 * size
+        batched.submit(gone)
+        batched.submit(calls[0])
+        with pytest.raises(Overloaded, match=f"{2 * size} bytes wait, the limit is {batched.limits.max_queue_bytes}"):
+            batched.submit(calls[1])
+        gone.cancel()
+        batched.submit(calls[1])
+        for call in (running, *calls):
+            await call.wait()
+        # An empty queue takes a call of any size: it could not be answered later either.
+        batched.submit(large := Seen(batched.live, seconds=[0.0] * 50))
+        await large.wait()
+
+    in_loop(sleeper, work, limits=BatchLimits(max_queue_bytes=50))
+
+
 def test_the_queue_is_bounded(sleeper: Path) -> None:
     async def work(batched: Batched) -> None:
         running = Seen(batched.live, seconds=[0.2])
@@ -194,7 +217,6 @@ def test_the_queue_is_bounded(sleeper: Path) -> None:
         assert (await last.wait())["together"] == [1]
 
     in_loop(sleeper, work, limits=BatchLimits(max_queue_rows=10))
-    in_loop(sleeper, work, limits=BatchLimits(max_queue_bytes=10 * 4))
 
 
 def test_work_that_cannot_make_its_deadline_is_refused(sleeper: Path) -> None:

@@ -36,9 +36,8 @@ THREADS_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """`max_rows` and `max_bytes` of one merged model call; `max_queue_rows` and `max_queue_bytes` (of rows as wide as
-    the signature says) waiting; `inline_seconds` under which a call runs on the event loop; `workers` calls at a time
-    on threads.
+    """`max_rows` and `max_bytes` of one merged model call; `max_queue_rows` and `max_queue_bytes` waiting;
+    `inline_seconds` under which a call runs on the event loop; `workers` calls at a time on threads.
     """
 
     max_rows: int = 1024
@@ -57,13 +56,14 @@ class Call:
     how long the call waited and its (merged) model call took.
     """
 
-    __slots__ = ("deadline", "done", "finished", "kind", "queued", "rows", "started", "waits_in")
+    __slots__ = ("deadline", "done", "finished", "kind", "queued", "rows", "size", "started", "waits_in")
 
     def __init__(self, rows: Rows, deadline: float) -> None:
         self.rows = rows
         self.deadline = deadline
         self.done = False
         self.waits_in: Batched | None = None
+        self.size = 0  # bytes of its rows, counted only where it may have to wait
         self.queued = self.started = self.finished = 0.0
         self.kind: object = None
 
@@ -95,6 +95,7 @@ class Batched:
         self.counters = counters
         self.busy = 0  # threads in a model call, also those whose callers have given up
         self.queued_rows = 0  # of callers that still wait
+        self._queued_bytes = 0
         self.on_model_failure: Callable[[], None] | None = None  # told of each call in which the model raised
         self._gone = 0  # callers in the queue that no longer wait
         self._running_until = 0.0
@@ -113,9 +114,8 @@ class Batched:
         self._inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
         row_bytes = sum(i.row_bytes for i in live.package.manifest.inputs)
         self._most_rows = self._rows_of(row_bytes)
-        self._most_queued = min(limits.max_queue_rows, max(1, limits.max_queue_bytes // row_bytes))
         # So little work that admission need not think about it.
-        self._free_rows = min(self._inline_rows, self._most_queued)
+        self._free_rows = min(self._inline_rows, limits.max_queue_rows)
         self._workers = Workers(limits.workers, f"model-{live.package.name}")
 
     @property
@@ -138,26 +138,31 @@ class Batched:
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
         if self.busy or self.queued_rows + rows > self._free_rows:
-            self._admit(now, rows, call.deadline)
+            self._admit(now, call)
         call.queued = now
         call.waits_in = self
         if self._variable:
             call.kind = tuple([call.rows.columns[n].shape[1:] for n in self._variable])
         self._queue.append(call)
         self.queued_rows += rows
+        self._queued_bytes += call.size
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
         if self.busy:
             self._set_alarm(call.deadline)
 
-    def _admit(self, now: float, rows: int, deadline: float) -> None:
+    def _admit(self, now: float, call: Call) -> None:
         waiting = self._waiting(now)
-        if self.queued_rows and self.queued_rows + rows > self._most_queued:
-            raise Overloaded(
-                f"the queue is full: {self.queued_rows} rows wait, the limit is {self._most_queued}",
-                retry_after=waiting,
-            )
+        rows, deadline, limits = call.rows.n, call.deadline, self.limits
+        call.size = call.rows.nbytes
+        full = ""
+        if self.queued_rows + rows > limits.max_queue_rows:
+            full = f"{self.queued_rows} rows wait, the limit is {limits.max_queue_rows}"
+        elif self._queued_bytes + call.size > limits.max_queue_bytes:
+            full = f"{self._queued_bytes} bytes wait, the limit is {limits.max_queue_bytes}"
+        if full and self.queued_rows:  # one call may wait, whatever its size
+            raise Overloaded(f"the queue is full: {full}", retry_after=waiting)
         cost = self.profile.cost(rows) * self._pace
         if now + waiting + cost > deadline:
             raise Overloaded(
@@ -178,6 +183,7 @@ class Batched:
         """A call in the queue no longer waits: it counts no more, and soon holds no memory."""
         call.waits_in = None
         self.queued_rows -= call.rows.n
+        self._queued_bytes -= call.size
         self._gone += 1
         if self._gone > SWEEP_GONE and self._gone * 2 > len(self._queue):
             self._queue = deque([c for c in self._queue if not c.done])
@@ -218,6 +224,7 @@ class Batched:
             queue.popleft()
             call.waits_in = None
             self.queued_rows -= n
+            self._queued_bytes -= call.size
             if variable and not group and n:
                 most = self._rows_of(sum([a.nbytes for a in call.rows.columns.values()]) // n)
             if late:
@@ -366,7 +373,7 @@ class Batched:
             self._alarm.cancel()
         waiting = [*self._queue, *self._running]
         self._queue.clear()
-        self.queued_rows = self._gone = 0
+        self.queued_rows = self._queued_bytes = self._gone = 0
         self._fail(waiting, Cancelled("the server stopped"))
         self._workers.close()
 

@@ -35,6 +35,7 @@ class Inference(Call):
         self.deadline = deadline
         self.done = False
         self.waits_in = None
+        self.size = 0
         self.kind = None
         self.endpoint = endpoint
         self.request = request
