@@ -14,7 +14,6 @@ TidemillError
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
 │   └── Unavailable        starting, draining or broken
 ├── Late                   taken, but not answered in time
-├── Cancelled              the caller left
 ├── ModelError             the model itself failed
 └── RunError               a batch run that cannot go on
     ├── SourceError        an input that cannot be read as planned
@@ -30,7 +29,6 @@ from typing import Any
 
 __all__ = [
     "BudgetExceeded",
-    "Cancelled",
     "ConfigError",
     "InputError",
     "IntegrityError",
@@ -224,14 +222,6 @@ class Late(TidemillError):
     code = "late"
     status = 504
     grpc = "DEADLINE_EXCEEDED"
-
-
-class Cancelled(TidemillError):
-    """The caller left before the answer. Nobody is there to read this one."""
-
-    code = "cancelled"
-    status = 499
-    grpc = "CANCELLED"
 
 
 class ModelError(TidemillError):

@@ -9,7 +9,7 @@ import pytest
 from tests.packages import make
 from tests.prediction.calls import CHEAP, DEAR, Seen, in_loop
 from tests.realtime import packages
-from tidemill.errors import Cancelled, Late, Overloaded, Unavailable
+from tidemill.errors import Late, Overloaded, Unavailable
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.profile import Profile
@@ -350,8 +350,8 @@ def test_after_the_end_nothing_is_taken_and_nobody_waits(sleeper: Path) -> None:
         batched.close()
         with pytest.raises(Unavailable, match="the server stopped"):
             batched.submit(Seen(batched.live, seconds=[0.0]))
-        assert isinstance(running.error, Cancelled)
-        assert isinstance(waiting.error, Cancelled)
+        assert isinstance(running.error, Unavailable)
+        assert isinstance(waiting.error, Unavailable)
 
     in_loop(sleeper, work)
 

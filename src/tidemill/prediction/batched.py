@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from tidemill.errors import Cancelled, Late, Overloaded, TidemillError, Unavailable
+from tidemill.errors import Late, Overloaded, TidemillError, Unavailable
 from tidemill.observability.counters import Counters
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
@@ -48,7 +49,7 @@ class BatchLimits:
     workers: int = 1
 
 
-class Call:
+class Call(ABC):
     """One caller's rows on their way. Subclasses say what becomes of the answer.
 
     Exactly one of `answered` and `failed` is called, once, on the event loop, unless the call is cancelled: then
@@ -67,13 +68,13 @@ class Call:
         self.queued = self.started = self.finished = 0.0
         self.kind: object = None
 
+    @abstractmethod
     def answered(self, result: Result, start: int, stop: int) -> None:
         """Rows start to stop of a result, which may be a merged one, are this caller's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: TidemillError) -> None:
         """There is no answer. The error may be shared with other calls."""
-        raise NotImplementedError
 
     def cancel(self) -> None:
         """The caller left: if the work has not begun it never does; if it has, its answer is dropped."""
@@ -374,7 +375,7 @@ class Batched:
         waiting = [*self._queue, *self._running]
         self._queue.clear()
         self.queued_rows = self._queued_bytes = self._gone = 0
-        self._fail(waiting, Cancelled("the server stopped"))
+        self._fail(waiting, Unavailable("the server stopped before this was answered"))
         self._workers.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from tidemill.errors import InputError, Problem, TidemillError
@@ -51,9 +52,9 @@ class Inference(Call):
             self.done = True
             self.failed(error)
 
+    @abstractmethod
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
         """Answer the request with rows start to stop; problems, of rows counted from start, if `partial`."""
-        raise NotImplementedError
 
     def answered(self, result: Result, start: int, stop: int) -> None:
         problems: Sequence[Problem] = ()
