@@ -10,6 +10,8 @@ TidemillError
 │   ├── TooLarge           over a stated limit
 │   └── UnsupportedEncoding    a content coding that is not understood
 ├── NotFound               no such model, version or route
+├── Unauthenticated        no caller is known by what was sent
+├── Forbidden              the caller is known, and lacks the scope
 ├── Refused                not taken now; come back after `retry_after` seconds
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
 │   └── Unavailable        starting, draining or broken
@@ -30,6 +32,7 @@ from typing import Any
 __all__ = [
     "BudgetExceeded",
     "ConfigError",
+    "Forbidden",
     "InputError",
     "IntegrityError",
     "Late",
@@ -46,6 +49,7 @@ __all__ = [
     "SourceError",
     "TidemillError",
     "TooLarge",
+    "Unauthenticated",
     "Unavailable",
     "UnsupportedEncoding",
 ]
@@ -187,6 +191,28 @@ class NotFound(TidemillError):
     code = "not_found"
     status = 404
     grpc = "NOT_FOUND"
+    exit_code = 2
+
+
+class Unauthenticated(TidemillError):
+    """No key, token or certificate that is known came with the request. `challenge` says what would be taken."""
+
+    code = "unauthenticated"
+    status = 401
+    grpc = "UNAUTHENTICATED"
+    exit_code = 2
+
+    def __init__(self, message: str, challenge: str = "Bearer") -> None:
+        self.challenge = challenge
+        super().__init__(message)
+
+
+class Forbidden(TidemillError):
+    """The caller is known, but lacks the scope that the endpoint wants."""
+
+    code = "forbidden"
+    status = 403
+    grpc = "PERMISSION_DENIED"
     exit_code = 2
 
 

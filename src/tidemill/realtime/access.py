@@ -31,6 +31,7 @@ class _Logged(Request):
         self.query = inner.query
         self.headers = inner.headers
         self.body = inner.body
+        self.caller = inner.caller
         self.received_at = inner.received_at
         self._fields = inner._fields
         self.bare = inner.bare
@@ -40,6 +41,10 @@ class _Logged(Request):
         self._status = self._size = 0
         inner.on_gone = self._lost
         inner.on_writable = self._invited
+
+    @property
+    def peer(self) -> str:
+        return self._inner.peer
 
     def reply(
         self, status: int, body: bytes | list[bytes], content_type: bytes = JSON, headers: Iterable[Header] = ()

@@ -17,6 +17,7 @@ from tidemill.realtime.http1 import DONE, OPEN, STREAMING, Http1Request
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.reader import BETWEEN, BODY, DEAF, HEAD, Reader
 from tidemill.realtime.request import JSON
+from tidemill.realtime.security.tls import certificate_identity
 from tidemill.realtime.wire import CONTINUE, error_body, head_bytes
 
 __all__ = ["Connection"]
@@ -42,6 +43,7 @@ class Connection(Reader, asyncio.Protocol):
         "_stalled_at",
         "_stalled_size",
         "_transport",
+        "caller",
         "clock",
         "clogged",
         "queue",
@@ -53,6 +55,7 @@ class Connection(Reader, asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         super().__init__(plane)
         self._handler = plane.handler
+        self.caller = ""
         self._most = plane.limits.max_pipelined
         self.clock = plane.clock
         self.queue: deque[Http1Request] = deque()
@@ -72,6 +75,9 @@ class Connection(Reader, asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.send = self._transport.write
         self.send_all = self._transport.writelines
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self.caller = certificate_identity(certificate)
         self._born = self._last = self._since = self._stalled_at = monotonic()
         plane.accepted += 1
         if len(plane.connections) < plane.capacity:
@@ -256,6 +262,12 @@ class Connection(Reader, asyncio.Protocol):
             self._transport.write_eof()
 
     # -- time -----------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> str:
+        """The client's network address."""
+        address = self._transport.get_extra_info("peername")
+        return str(address[0]) if isinstance(address, tuple) else ""
 
     @property
     def outstanding(self) -> int:

@@ -12,7 +12,18 @@ __all__ = ["REFUSED", "Head", "Refusal", "read_head"]
 
 SLASH, PERCENT, HASH = b"/%#"
 # Headers that leave a request and its answer as they are.
-BARE = frozenset((b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"connection"))
+BARE = frozenset(
+    (
+        b"host",
+        b"content-type",
+        b"content-length",
+        b"user-agent",
+        b"accept",
+        b"connection",
+        b"authorization",
+        b"x-api-key",
+    )
+)
 # Methods whose names are then one object each, so that handlers compare them quickly.
 METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 

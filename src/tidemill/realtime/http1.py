@@ -40,12 +40,17 @@ class Http1Request(Request):
         self._fields = head.fields
         self.bare = head.bare
         self.body = body
+        self.caller = conn.caller
         self.received_at = received_at
         self.gone = False
         self.on_gone = None
         self.on_writable = None
         self._conn = conn
         self._phase = OPEN
+
+    @property
+    def peer(self) -> str:
+        return self._conn.peer
 
     def reply(
         self,

@@ -24,6 +24,7 @@ class Request(ABC):
         "_fields",
         "bare",
         "body",
+        "caller",
         "gone",
         "headers",
         "method",
@@ -47,6 +48,8 @@ class Request(ABC):
     bare: bool
     """No header says how to read the body, how to answer or by when: a handler need not look for one."""
     body: bytes
+    caller: str
+    """Who asks: by client certificate, else by the key or token that was accepted; empty if nobody is known."""
     received_at: float
     """`time.monotonic()` when the headers were complete; the clock of `loop.time()`."""
     gone: bool
@@ -60,6 +63,11 @@ class Request(ABC):
     def header(self, name: bytes) -> bytes | None:
         """The value of the header `name` (given in lower case); repeated headers are joined with a comma."""
         return self._fields.get(name)
+
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """The client's network address, without its port; empty if it has none."""
 
     @abstractmethod
     def reply(
