@@ -14,12 +14,13 @@ import struct
 from collections.abc import Iterator
 from time import monotonic
 
+from tidemill.realtime.accepting import Acceptor, Seats
 from tidemill.realtime.connection import Connection
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.request import JSON, Handler, Request
 
-__all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request"]
+__all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request", "create_listener"]
 
 log = logging.getLogger(__name__)
 
@@ -45,31 +46,44 @@ class HttpServer:
         self._ssl = ssl_context
         self._server: asyncio.Server | None = None
         self._twin: socket.socket | None = None
+        self.acceptor: Acceptor | None = None
+        self.leaves_queue = False
+        """Whether others go on accepting from the socket: then what waits in its queue is left to them."""
+        self._handshakes: set[asyncio.Task[object]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._port = 0
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, *, sock: socket.socket | None = None) -> None:
-        """Listen on `host` and `port` (0: any free one), or on a listening socket that others share.
+    async def start(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        sock: socket.socket | None = None,
+        seats: Seats | None = None,
+    ) -> None:
+        """Listen on `host` and `port` (0: any free one), or on a listening socket that other processes may share.
 
-        Of a socket that is passed a copy is taken. Raises OSError.
+        Of a socket that is passed a copy is taken; `seats` tell what the others hold. Raises OSError.
         """
         self._plane.capacity = _capacity(self.limits.max_connections)
-        if sock is None:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        if sock is not None:
+            sock = sock.dup()
+            sock.setblocking(False)
+            self._port = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
+            self.leaves_queue = True
+            self.acceptor = Acceptor(sock, self._take, lambda: len(self._plane.connections), seats)
+        else:
+            sock = create_listener(host, port)
             # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
             self._twin = sock.dup()
-        else:
-            sock = sock.dup()
-        sock.setblocking(False)
-        self._port = sock.getsockname()[1]
-        self._server = await self._loop.create_server(
-            self._connection,
-            sock=sock,
-            backlog=BACKLOG,
-            ssl=self._ssl,
-            ssl_handshake_timeout=self.limits.header_timeout if self._ssl else None,
-        )
+            self._port = sock.getsockname()[1]
+            self._server = await self._loop.create_server(
+                self._connection,
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=self._ssl,
+                ssl_handshake_timeout=self._handshake_timeout,
+            )
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     @property
@@ -122,31 +136,47 @@ class HttpServer:
     async def _stop_accepting(self, patience: float) -> None:
         """Close the listener, but first take every connection that the kernel has completed for it.
 
-        What waits on a socket that was passed down is left to those who share it.
+        What waits on a socket that others go on accepting from is left to them.
         """
-        if self._server is None:
+        if self.acceptor is not None:
+            queue, self.acceptor = self.acceptor.close(), None
+        elif self._server is not None and self._twin is not None:
+            self._server.close()
+            queue, self._server = self._twin, None
+        else:
             return
-        self._server.close()
-        self._server = None
-        if self._twin is None:
-            return
-        with self._twin as queue:
-            _stop_handshakes(queue)
-            waiting = []
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    waiting.append(queue.accept()[0])
-        taken = [self._loop.connect_accepted_socket(self._connection, sock, ssl=self._ssl) for sock in waiting]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                # A handshake that fails is the client's business.
-                await asyncio.gather(*taken, return_exceptions=True)
+        with queue:
+            if not self.leaves_queue:
+                _stop_handshakes(queue)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        self._take(queue.accept()[0])
+        if self._handshakes:
+            await asyncio.wait(self._handshakes, timeout=patience)
+
+    def _take(self, sock: socket.socket) -> None:
+        task: asyncio.Task[object] = self._loop.create_task(self._welcome(sock))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _welcome(self, sock: socket.socket) -> None:
+        # A handshake that fails is the client's business.
+        with contextlib.suppress(OSError):
+            await self._loop.connect_accepted_socket(
+                self._connection, sock, ssl=self._ssl, ssl_handshake_timeout=self._handshake_timeout
+            )
+
+    @property
+    def _handshake_timeout(self) -> float | None:
+        return self.limits.header_timeout if self._ssl else None
 
     def _connection(self) -> Connection:
         return Connection(self._plane)
 
     def _sweep(self) -> None:
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
+        if self.acceptor is not None:
+            self.acceptor.tell()
         plane = self._plane
         plane.clock.tick()
         self._sweep_some(iter((*plane.connections, *plane.lingering)))
@@ -163,6 +193,14 @@ class HttpServer:
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
+
+
+def create_listener(host: str, port: int) -> socket.socket:
+    """A listening socket, not blocking. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    sock.setblocking(False)
+    return sock
 
 
 def _capacity(wanted: int) -> int:
