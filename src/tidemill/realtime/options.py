@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from tidemill.config import Config
 from tidemill.errors import ConfigError
 from tidemill.realtime.limits import HttpLimits
+from tidemill.realtime.models.options import EndpointOptions, Name, RepositoryOptions
 
 __all__ = ["RequestLimits", "ServeOptions"]
 
@@ -30,7 +31,10 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     written once the server is ready) if that is given. On SIGTERM the server is not ready and closes connections
     after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` calls of
     one model run at a time on threads (by default as many as there are cores, or one where the interpreter's lock
-    serialises them anyway); `max_queue_rows` rows of one model wait at most.
+    serialises them anyway); `max_queue_rows` rows of one model wait at most. `packages` (or one `package`) and
+    `repository` say what is served; `model_control` what changes that while the server runs: nothing, the repository
+    itself (poll) or requests (explicit). `aliases` is by model, then alias; `max_model_memory` is bytes of all models
+    of the process together.
     """
 
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
@@ -45,6 +49,13 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     max_queue_rows: Positive = 65_536
     http: HttpLimits = HttpLimits()
     requests: RequestLimits = RequestLimits()
+    package: str | None = None
+    packages: tuple[str, ...] = ()
+    repository: RepositoryOptions | None = None
+    model_control: Literal["none", "poll", "explicit"] = "none"
+    aliases: dict[Name, dict[Name, Name]] = msgspec.field(default_factory=dict)
+    endpoints: dict[Name, EndpointOptions] = msgspec.field(default_factory=dict)
+    max_model_memory: Positive | None = None
 
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""

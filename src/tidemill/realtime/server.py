@@ -1,4 +1,4 @@
-"""A serving process: listens, loads, serves, and ends in order."""
+"""A server in an event loop: listens, loads, serves, and ends in order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import gc
 import logging
 import os
-import signal
+import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import orjson
-import uvloop
 
 from tidemill.errors import ConfigError, NotFound, Unavailable
 from tidemill.model.package import open_package
-from tidemill.observability.logs import log_to_stderr
 from tidemill.prediction.batched import BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile, measure
@@ -40,13 +37,11 @@ from tidemill.realtime.service import Service, State
 from tidemill.rows import Rows
 from tidemill.runtimes.cpu import cpu_budget
 
-__all__ = ["Server", "serve"]
+__all__ = ["Server"]
 
 log = logging.getLogger(__name__)
 
 DOCUMENTS = ("/openapi.json", "/v2", "/v2/health/ready", "/v1/models")
-
-SWITCH = 0.0005  # seconds; 0.005 is the default of Python
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
@@ -74,9 +69,9 @@ class Server:
     def _handle(self, request: Request) -> None:
         self._router(request)
 
-    async def listen(self) -> None:
-        """Open the port: the process is live, and not ready. Raises OSError."""
-        await self.http.start(self.options.host, self.options.port)
+    async def listen(self, sock: socket.socket | None = None) -> None:
+        """Open the port (or one that others share): the process is live, and not ready. Raises OSError."""
+        await self.http.start(self.options.host, self.options.port, sock=sock)
         log.info("listening", extra={"address": self.address})
 
     async def load(self, packages: Sequence[PathLike]) -> None:
@@ -160,49 +155,6 @@ class Server:
         """Fail what still waits, at once."""
         for one in self.service.endpoints:
             one.close()
-
-
-def serve(packages: Sequence[PathLike], options: ServeOptions | None = None) -> None:
-    """Serve packages until SIGTERM or SIGINT has been handled in order; a second signal ends it at once.
-
-    Blocks; belongs on the main thread. Raises PackageError or ConfigError for a package or option that is not
-    right, OSError for an address that cannot be had.
-    """
-    # A model that holds the interpreter's lock gives it up so much sooner that refusals and probes do not wait for it.
-    sys.setswitchinterval(SWITCH)
-    uvloop.run(_serve(packages, options or ServeOptions()))
-
-
-async def _serve(packages: Sequence[PathLike], options: ServeOptions) -> None:
-    log_to_stderr()
-    loop = asyncio.get_running_loop()
-    server = Server(options)
-    stop, force = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (force if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    await server.listen()
-    loading = asyncio.create_task(server.load(packages))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if loading.done() and loading.exception() is not None:
-        # A listener that is left open keeps the loop from closing.
-        stopping.cancel()
-        await server.http.drain(0.0, 0.0)
-        loading.result()
-    await stopping
-    loading.cancel()
-    draining = asyncio.create_task(server.drain())
-    forced = asyncio.create_task(force.wait())
-    await asyncio.wait((draining, forced), return_when=asyncio.FIRST_COMPLETED)
-    if not draining.done():
-        log.warning("a second signal: ending at once", extra={"in_flight": server.http.in_flight})
-        draining.cancel()
-        server.close()
-    forced.cancel()
 
 
 async def _on_daemon(function: Callable[[], T]) -> T:

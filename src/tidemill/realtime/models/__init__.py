@@ -1,0 +1,1 @@
+"""Which model versions a process serves, and how that changes while it serves."""
