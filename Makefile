@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test fuzz lint format bench size docs lock clean
+.PHONY: help setup setup-demo setup-services demo test fuzz protos lint format bench size docs lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,12 @@ bench: .venv/.dev  ## Measure against raw echo, Granian and a hand-written loop;
 
 size: .uv/bin/uv  ## Print the size of a core install and the time of its import
 	$(PYTHON) benchmarks/size.py
+
+GRPC := src/tidemill/realtime/protocols/grpc/protos
+protos: .venv/.dev  ## Compile the vendored protocol buffer files of gRPC into the one file that the server reads
+	cd $(GRPC) && $(CURDIR)/$(BIN)/python -m grpc_tools.protoc -I triton -I grpc -I google --include_imports \
+	  --descriptor_set_out=descriptors.binpb $$(cd triton && echo *.proto) \
+	  $$(cd grpc && find . -name '*.proto' -printf '%P\n' | sort) $$(cd google && find . -name '*.proto' -printf '%P\n' | sort)
 
 docs: .venv/.dev  ## Write docs/reference anew; run every code block and check every link of the README and docs/
 	$(BIN)/python docs/reference/generate.py && $(BIN)/python -m pytest tests/docs
