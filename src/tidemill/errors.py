@@ -94,6 +94,7 @@ class TidemillError(Exception):
     status = 500
     grpc = "INTERNAL"
     exit_code = 1
+    reason = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """So that an error crosses from a worker process whole, whatever its constructor takes."""
@@ -217,14 +218,18 @@ class Forbidden(TidemillError):
 
 
 class Refused(TidemillError):
-    """Not taken now. Nothing was computed, so the call is safe to repeat after `retry_after` seconds."""
+    """Not taken now. Nothing was computed, so the call is safe to repeat after `retry_after` seconds.
+
+    `reason` is one word for it, as metrics tell it.
+    """
 
     code = "refused"
     status = 503
     grpc = "UNAVAILABLE"
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, retry_after: float = 1.0, reason: str = "") -> None:
         self.retry_after = retry_after
+        self.reason = reason or self.code
         super().__init__(message)
 
 

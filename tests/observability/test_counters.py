@@ -8,8 +8,9 @@ from tidemill.observability.counters import Counters
 def test_durations_are_of_the_parts_they_name() -> None:
     counters = Counters()
     now = time.monotonic()
-    counters.succeeded(64, now - 1.0, now - 0.9, now - 0.7, now - 0.4, now - 0.1)
-    counters.failed(now - 2.0)
+    counters.succeeded(64, now - 1.0, now - 0.9, now - 0.7, now - 0.4, now - 0.1, now - 0.05)
+    counters.executed(64, 0.0, 0.3, 0.1)
+    counters.failed(now - 2.0, "late")
     found = counters.snapshot()
     assert found["inference_count"] == 64
     stats = found["inference_stats"]

@@ -1,100 +1,209 @@
-"""Counts and durations of inference, with the meanings of Triton's statistics extension.
+"""What one model version did: requests by outcome, where their time went, and the calls of the model.
 
-Kept as plain sums in seconds by the event loop's thread, so that one request costs a few additions.
+Written by the event loop's thread straight into memory shared with a file, before the answers leave the process.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from time import monotonic
 from typing import Any
 
-__all__ = ["Counters"]
+from tidemill.observability import families
+from tidemill.observability.families import ROWS, SECONDS
+from tidemill.observability.recorder import Recorder
 
+__all__ = ["OUTCOMES", "STAGES", "Counters"]
+
+OUTCOMES = (
+    *("ok", "invalid_input", "rows_rejected", "too_large", "unsupported_encoding"),
+    *("overloaded", "unavailable", "late", "model_failed", "internal", "cancelled"),
+)
+STAGES = ("read", "decode", "queue", "compute", "encode", "write")
 # Batch sizes told apart; what is larger or comes later is counted under the next power of two.
 SIZES = 64
+SUM = len(SECONDS) + 1
+ROWS_SUM = len(ROWS) + 1
 
 
 class Counters:
-    """One model version's sums since it was loaded."""
+    """One model version's counts and times, of this process, since it first served it."""
 
     __slots__ = (
+        "_batches",
+        "_call_rows",
+        "_call_seconds",
+        "_calls",
+        "_compute",
+        "_decode",
+        "_encode",
+        "_error_seconds",
+        "_failed",
+        "_labels",
+        "_last",
+        "_merged",
+        "_ok",
+        "_ok_seconds",
+        "_outcomes",
+        "_pending",
+        "_queue",
+        "_read",
+        "_recorder",
+        "_refusals",
+        "_rows",
         "_sizes",
-        "execution_count",
-        "fail",
-        "fail_seconds",
-        "infer_seconds",
-        "inference_count",
-        "input_seconds",
-        "last",
-        "output_seconds",
-        "queue_seconds",
-        "success",
-        "success_seconds",
+        "_write",
     )
 
-    def __init__(self) -> None:
-        self.inference_count = 0
-        self.execution_count = 0
-        self.success = 0
-        self.fail = 0
-        self.success_seconds = 0.0
-        self.fail_seconds = 0.0
-        self.queue_seconds = 0.0
-        self.input_seconds = 0.0
-        self.infer_seconds = 0.0
-        self.output_seconds = 0.0
-        self.last = 0.0
-        self._sizes: dict[int, list[float]] = {}
+    def __init__(self, recorder: Recorder | None = None, model: str = "", version: str = "") -> None:
+        """Without a recorder the numbers are kept in private memory."""
+        self._recorder = recorder = recorder or Recorder()
+        self._labels = labels = {"model": model, "version": version}
+        values = recorder.values
+        self._outcomes = {name: values(families.REQUESTS, **labels, outcome=name) for name in OUTCOMES}
+        self._refusals: dict[str, memoryview[float]] = {}
+        self._ok = self._outcomes["ok"]
+        self._ok_seconds = values(families.REQUEST_SECONDS, **labels, result="ok")
+        self._error_seconds = values(families.REQUEST_SECONDS, **labels, result="error")
+        stages = [values(families.STAGE_SECONDS, **labels, stage=name) for name in STAGES]
+        self._read, self._decode, self._queue, self._compute, self._encode, self._write = stages
+        self._rows = values(families.ROWS_ANSWERED, **labels)
+        self._calls = values(families.CALLS, **labels)
+        self._merged = values(families.MERGED, **labels)
+        self._call_rows = values(families.CALL_ROWS, **labels)
+        self._call_seconds = values(families.CALL_SECONDS, **labels)
+        self._failed = values(families.FAILED, **labels)
+        self._last = values(families.LAST, **labels)
+        # By the rows of a call, and by the size that these are counted under.
+        self._batches: dict[int, memoryview[float]] = {}
+        self._sizes: dict[int, memoryview[float]] = {}
+        self._pending: list[tuple[int, float, float, float, float, float, float]] = []
+
+    @property
+    def execution_count(self) -> int:
+        """Model calls that answered rows."""
+        return int(self._calls[0])
 
     def succeeded(
-        self, rows: int, received: float, read: float, queued: float, started: float, finished: float
+        self, rows: int, received: float, read: float, queued: float, started: float, finished: float, encoded: float
     ) -> None:
-        """A request was answered now, so many rows of it. Moments of `time.monotonic()`: it was received, its body
-        looked at, it was queued, its (merged) model call begun and ended.
+        """A request was answered, so many rows of it; `executed` must follow in the same turn of the event loop.
+
+        Moments of `time.monotonic()`: its head had come, its body had, it was queued, its (merged) model call
+        began, ended, its answer was encoded.
         """
-        self.last = now = monotonic()
-        self.success += 1
-        self.inference_count += rows
-        self.success_seconds += now - received
-        self.input_seconds += queued - read
-        self.queue_seconds += started - queued
-        self.infer_seconds += finished - started
-        self.output_seconds += now - finished
+        self._pending.append((rows, received, read, queued, started, finished, encoded))
 
-    def failed(self, received: float) -> None:
-        """A request was answered with an error now."""
-        self.last = now = monotonic()
-        self.fail += 1
-        self.fail_seconds += now - received
+    def failed(self, received: float, code: str, reason: str = "") -> None:
+        """A request was answered with an error now: its code, and why it was refused if it was."""
+        now = monotonic()
+        outcome = self._outcomes.get(code)
+        if outcome is None:
+            outcome = self._recorder.values(families.REQUESTS, **self._labels, outcome=code)
+            self._outcomes[code] = outcome
+        outcome[0] += 1
+        if reason:
+            refusals = self._refusals.get(reason)
+            if refusals is None:
+                refusals = self._recorder.values(families.REFUSALS, **self._labels, reason=reason)
+                self._refusals[reason] = refusals
+            refusals[0] += 1
+        seconds = now - received
+        self._failed[0] += 1
+        self._failed[1] += seconds
+        if code != "cancelled":
+            self._error_seconds[bisect_left(SECONDS, seconds)] += 1
+            self._error_seconds[SUM] += seconds
+        self._last[0] = time.time()
 
-    def executed(self, rows: int, gathering: float, running: float, delivering: float) -> None:
-        """A model call that answered so many rows ended: seconds to merge its callers' rows, to run, to answer them."""
-        self.execution_count += 1
-        sums = self._sizes.get(rows)
+    def executed(self, rows: int, gathering: float, running: float, delivering: float, requests: int = 1) -> None:
+        """A model call for so many requests ended, which answered so many rows (0 if it answered none): seconds to
+        merge its callers' rows, to run, to answer them.
+        """
+        if self._pending:
+            self._count_answered()
+        if not rows:
+            return
+        self._calls[0] += 1
+        if requests > 1:
+            self._merged[0] += 1
+        self._call_rows[bisect_left(ROWS, rows)] += 1
+        self._call_rows[ROWS_SUM] += rows
+        self._call_seconds[bisect_left(SECONDS, running)] += 1
+        self._call_seconds[SUM] += running
+        sums = self._batches.get(rows)
         if sums is None:
-            size = rows if len(self._sizes) < SIZES else 1 << max(0, rows - 1).bit_length()
-            sums = self._sizes.setdefault(size, [0, 0.0, 0.0, 0.0])
+            sums = self._batch(rows)
         sums[0] += 1
         sums[1] += gathering
         sums[2] += running
         sums[3] += delivering
 
+    def _batch(self, rows: int) -> memoryview[float]:
+        size = rows if len(self._sizes) < SIZES else 1 << max(0, rows - 1).bit_length()
+        sums = self._sizes.get(size)
+        if sums is None:
+            sums = self._sizes[size] = self._recorder.values(families.BATCHES, **self._labels, rows=str(size))
+        if len(self._batches) < 2 * SIZES:
+            self._batches[rows] = sums
+        return sums
+
+    def _count_answered(self) -> None:
+        """Count what was answered since the last time, as handed to its connections now."""
+        now = monotonic()
+        pending, self._pending = self._pending, []
+        whole, decode, queue = self._ok_seconds, self._decode, self._queue
+        read_, compute, encode, write = self._read, self._compute, self._encode, self._write
+        total = all_rows = reading = decoding = waiting = computing = encoding = writing = 0.0
+        for rows, received, read, queued, started, finished, encoded in pending:
+            all_rows += rows
+            seconds = now - received
+            whole[bisect_left(SECONDS, seconds)] += 1
+            total += seconds
+            seconds = read - received
+            read_[bisect_left(SECONDS, seconds)] += 1
+            reading += seconds
+            seconds = queued - read
+            decode[bisect_left(SECONDS, seconds)] += 1
+            decoding += seconds
+            seconds = started - queued
+            queue[bisect_left(SECONDS, seconds)] += 1
+            waiting += seconds
+            seconds = finished - started
+            compute[bisect_left(SECONDS, seconds)] += 1
+            computing += seconds
+            seconds = encoded - finished
+            encode[bisect_left(SECONDS, seconds)] += 1
+            encoding += seconds
+            seconds = now - encoded
+            write[bisect_left(SECONDS, seconds)] += 1
+            writing += seconds
+        self._ok[0] += len(pending)
+        self._rows[0] += all_rows
+        whole[SUM] += total
+        read_[SUM] += reading
+        decode[SUM] += decoding
+        queue[SUM] += waiting
+        compute[SUM] += computing
+        encode[SUM] += encoding
+        write[SUM] += writing
+        self._last[0] = time.time()
+
     def snapshot(self) -> dict[str, Any]:
         """The statistics extension's fields of one model, without its name and version."""
-        last = time.time() - (monotonic() - self.last) if self.last else 0.0
-        n = self.success
+        n = self._ok[0]
         return {
-            "last_inference": round(last * 1e3),
-            "inference_count": self.inference_count,
+            "last_inference": round(self._last[0] * 1e3),
+            "inference_count": int(self._rows[0]),
             "execution_count": self.execution_count,
             "inference_stats": {
-                "success": _duration(n, self.success_seconds),
-                "fail": _duration(self.fail, self.fail_seconds),
-                "queue": _duration(n, self.queue_seconds),
-                "compute_input": _duration(n, self.input_seconds),
-                "compute_infer": _duration(n, self.infer_seconds),
-                "compute_output": _duration(n, self.output_seconds),
+                "success": _duration(n, self._ok_seconds[SUM]),
+                "fail": _duration(self._failed[0], self._failed[1]),
+                "queue": _duration(n, self._queue[SUM]),
+                "compute_input": _duration(n, self._decode[SUM]),
+                "compute_infer": _duration(n, self._compute[SUM]),
+                "compute_output": _duration(n, self._encode[SUM] + self._write[SUM]),
                 "cache_hit": _duration(0, 0.0),
                 "cache_miss": _duration(0, 0.0),
             },

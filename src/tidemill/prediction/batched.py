@@ -135,7 +135,7 @@ class Batched:
         now = monotonic()
         rows = call.rows.n
         if not self._accepting:
-            raise Unavailable("the server stopped", retry_after=1.0)
+            raise Unavailable("the server stopped", retry_after=1.0, reason="stopped")
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
         if self.busy or self.queued_rows + rows > self._free_rows:
@@ -163,13 +163,14 @@ class Batched:
         elif self._queued_bytes + call.size > limits.max_queue_bytes:
             full = f"{self._queued_bytes} bytes wait, the limit is {limits.max_queue_bytes}"
         if full and self.queued_rows:  # one call may wait, whatever its size
-            raise Overloaded(f"the queue is full: {full}", retry_after=waiting)
+            raise Overloaded(f"the queue is full: {full}", retry_after=waiting, reason="queue_full")
         cost = self.profile.cost(rows) * self._pace
         if now + waiting + cost > deadline:
             raise Overloaded(
                 f"about {waiting * 1e3:.0f} ms of work wait and this call takes {cost * 1e3:.0f} ms; "
                 f"its deadline is in {(deadline - now) * 1e3:.0f} ms",
                 retry_after=waiting,
+                reason="deadline",
             )
 
     def _waiting(self, now: float) -> float:
@@ -327,8 +328,7 @@ class Batched:
             rows -= len({p.row for p in result.problems})
             if self.on_model_failure and any(p.code == "model_failed" for p in result.problems):
                 self.on_model_failure()
-        if rows:
-            self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now)
+        self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now, len(group))
 
     def _fail(self, calls: list[Call], error: Exception) -> None:
         for call in calls:
@@ -375,7 +375,7 @@ class Batched:
         waiting = [*self._queue, *self._running]
         self._queue.clear()
         self.queued_rows = self._queued_bytes = self._gone = 0
-        self._fail(waiting, Unavailable("the server stopped before this was answered"))
+        self._fail(waiting, Unavailable("the server stopped before this was answered", reason="stopped"))
         self._workers.close()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from tidemill.errors import ConfigError, NotFound
 from tidemill.model.package import Package
 from tidemill.observability.counters import Counters
+from tidemill.observability.recorder import Recorder
 from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
@@ -33,6 +34,7 @@ class Endpoint:
         batching: BatchLimits,
         limits: RequestLimits,
         loop: asyncio.AbstractEventLoop,
+        recorder: Recorder | None = None,
     ) -> None:
         self.live = live
         self.package: Package = live.package
@@ -42,7 +44,7 @@ class Endpoint:
         self.limits = limits
         self.timeout = self.manifest.slo.timeout_ms / 1e3
         self.example = example
-        self.counters = Counters()
+        self.counters = Counters(recorder, self.name, self.version)
         self.batched = Batched(live, profile, batching, loop, self.counters)
         self._probe = Probe(self.batched, example, loop)
 

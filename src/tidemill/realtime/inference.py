@@ -53,8 +53,11 @@ class Inference(Call):
             self.failed(error)
 
     @abstractmethod
-    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
-        """Answer the request with rows start to stop; problems, of rows counted from start, if `partial`."""
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
+        """Answer the request with rows start to stop; problems, of rows counted from start, if `partial`.
+
+        Returns the `time.monotonic()` moment at which the answer was encoded and not yet sent.
+        """
 
     def answered(self, result: Result, start: int, stop: int) -> None:
         problems: Sequence[Problem] = ()
@@ -63,21 +66,23 @@ class Inference(Call):
             if problems and not self.partial:
                 self.failed(rows_error(problems, stop - start))
                 return
-        self.send(result, start, stop, problems)
+        encoded = self.send(result, start, stop, problems)
         request = self.request
         request.on_gone = None
         rows = stop - start - (len({p.row for p in problems}) if problems else 0)
-        self.endpoint.counters.succeeded(rows, request.received_at, self.read, self.queued, self.started, self.finished)
+        self.endpoint.counters.succeeded(
+            rows, request.received_at, self.read, self.queued, self.started, self.finished, encoded
+        )
 
     def failed(self, error: TidemillError) -> None:
         self.request.on_gone = None
+        self.endpoint.counters.failed(self.request.received_at, error.code, error.reason)
         reply_error(self.request, error)
-        self.endpoint.counters.failed(self.request.received_at)
 
     def left(self) -> None:
         """The client is gone."""
         self.cancel()
-        self.endpoint.counters.failed(self.request.received_at)
+        self.endpoint.counters.failed(self.request.received_at, "cancelled")
 
 
 def deadline_of(endpoint: Endpoint, request: Request, timeout: float | None = None) -> float:

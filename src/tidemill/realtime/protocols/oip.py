@@ -49,6 +49,7 @@ class Infer:
     def __call__(self, request: Request) -> None:
         endpoint = self._endpoint
         inference: Inference
+        read = monotonic()
         try:
             found = None
             if self._fast is not None and (request.bare or _is_json(request)):
@@ -56,17 +57,16 @@ class Infer:
             if found is not None:
                 rows, id_ = found
                 due = request.received_at + endpoint.timeout if request.bare else deadline_of(endpoint, request)
-                inference = _Plain(endpoint, request, rows, due, request.received_at)
+                inference = _Plain(endpoint, request, rows, due, read)
                 inference.writer = self.writer
                 inference.id = id_
             else:
-                read = monotonic()
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
                 due = deadline_of(endpoint, request, asked.timeout)
                 inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
         except TidemillError as error:
+            endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)
-            endpoint.counters.failed(request.received_at)
             return
         inference.begin()
 
@@ -79,14 +79,16 @@ class _Plain(Inference):
     id: str | None
     writer: Writer
 
-    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         body = self.writer.plain(result, start, stop)
         if self.id is not None:
             body = self.writer.with_id(body, self.id)
+        encoded = monotonic()
         if self.request.bare or len(body) < WORTH_COMPRESSING:
             self.request.reply(200, body)
         else:
             reply_encoded(self.request, [body])
+        return encoded
 
 
 class _Asked(Inference):
@@ -108,14 +110,16 @@ class _Asked(Inference):
         self.writer = writer
         self.asked = asked
 
-    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         asked = self.asked
         told = problems if asked.partial else None
         parts, json_size = self.writer.write(result, start, stop, asked.outputs, asked.id, told)
+        encoded = monotonic()
         if json_size is None:
             reply_encoded(self.request, parts)
         else:
             reply_encoded(self.request, parts, BINARY, ((JSON_SIZE, b"%d" % json_size),))
+        return encoded
 
 
 def _is_json(request: Request) -> bool:

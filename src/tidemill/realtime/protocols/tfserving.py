@@ -77,8 +77,8 @@ class Predict:
             inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
             inference.by_row = by_row
         except TidemillError as error:
+            endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)
-            endpoint.counters.failed(request.received_at)
             return
         inference.begin()
 
@@ -132,7 +132,7 @@ class _Prediction(Inference):
 
     by_row: bool
 
-    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> None:
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         bad = {p.row for p in problems}
         columns: dict[str, list[bytes]] = {}
         for output in self.endpoint.manifest.outputs:
@@ -146,7 +146,9 @@ class _Prediction(Inference):
             body += b"," + orjson.dumps(row_errors(problems))[1:]
         else:
             body += b"}"
+        encoded = monotonic()
         reply_encoded(self.request, [body])
+        return encoded
 
 
 def _records(columns: dict[str, list[bytes]]) -> list[bytes]:
