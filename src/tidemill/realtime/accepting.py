@@ -19,10 +19,11 @@ __all__ = ["Acceptor", "Seats"]
 
 log = logging.getLogger(__name__)
 
-# Seconds that a process with more connections leaves a new one to the others, and for which it does so no more after
-# one that nobody took: a process that hangs must not slow down the rest.
+# Seconds that a process with more connections leaves a new one to the others. After so many in a row that nobody took
+# it does so no more for a while: a process that hangs must not slow down the rest.
 COURTESY = 0.002
-DISTRUST = 0.25
+UNTAKEN = 8
+DISTRUST = 0.5
 # Seconds until the next try where the process may open no more files.
 EXHAUSTED = 0.1
 WORD = 8
@@ -87,6 +88,7 @@ class Acceptor:
         self._seats = seats
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._untaken = 0
         self._patient_from = 0.0
         self._paused = True
         self.resume()
@@ -138,7 +140,9 @@ class Acceptor:
 
     def _insist(self) -> None:
         self._listen(True)
-        if self._accept():
+        self._untaken = self._untaken + 1 if self._accept() else 0
+        if self._untaken >= UNTAKEN:
+            self._untaken = 0
             self._patient_from = monotonic() + DISTRUST
 
     def _accept(self) -> bool:
@@ -154,4 +158,5 @@ class Acceptor:
             self._later(EXHAUSTED)
             return False
         self._take(sock)
+        self.tell()
         return True

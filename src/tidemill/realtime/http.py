@@ -71,7 +71,9 @@ class HttpServer:
             sock.setblocking(False)
             self._port = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
             self.leaves_queue = True
-            self.acceptor = Acceptor(sock, self._take, lambda: len(self._plane.connections), seats)
+            self.acceptor = Acceptor(
+                sock, self._take, lambda: len(self._plane.connections) + len(self._handshakes), seats
+            )
         else:
             sock = create_listener(host, port)
             # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
