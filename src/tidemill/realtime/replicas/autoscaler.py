@@ -37,6 +37,14 @@ UNEVEN = 0.1
 TENSE = 0.5
 MOST_PRESSURE = 2.0
 
+# A ramp rises alike in all parts of the window: by this factor at most more in one than in another.
+STEADY = 4
+
+# Giving up replicas is put off by so many delays at most where it was regretted, until a time of calm: multiples of
+# the time within which it is regretted.
+MOST_PATIENCE = 16
+CALM = 10
+
 # Replicas that use this share of the cores leave none to another.
 EXHAUSTED = 0.9
 
@@ -57,7 +65,7 @@ class AutoscalingOptions(Config, frozen=True, kw_only=True):
     target_concurrency: Above0 | None = None
     utilisation: Share = 0.7
     stable_window: Above0 = 60.0
-    panic_window: Above0 = 6.0
+    panic_window: Above0 = 3.0
     panic_threshold: Rate = 2.0
     slo_headroom: Share = 0.5
     max_up_rate: Rate = 10.0
@@ -110,17 +118,21 @@ class Observation:
     free: int | None = None
 
     @property
-    def demand(self) -> float:
+    def settled(self) -> bool:
+        """Whether as much is answered as comes, as far as is known: no backlog grows or is worked off."""
+        if self.arrivals is None or self.completed is None:
+            return True
+        return abs(self.arrivals - self.completed) <= UNEVEN * self.arrivals
+
+    def demand(self, settled: bool) -> float:
         """Requests that would be in the system if replicas were enough.
 
-        That is what is in it (Knative's measure), except while a backlog grows or is worked off: a backlog says how
-        long there were too few replicas, and not how few. Then it is what Little's law makes of the arrivals.
+        That is what is in it (Knative's measure) where matters are settled, now and at the look before. A backlog
+        says how long there were too few replicas, and not how few: then it is what Little's law makes of the arrivals.
         """
-        if self.arrivals is None or self.completed is None or self.service is None:
+        if self.arrivals is None or self.service is None or (settled and self.settled):
             return self.concurrency
-        if abs(self.arrivals - self.completed) > UNEVEN * self.arrivals:
-            return self.arrivals * self.service
-        return self.concurrency
+        return self.arrivals * self.service
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +162,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is remembered between looks: the window; since when there is panic and its most replicas; since when fewer
-    replicas are enough and the most of those.
+    """What is remembered between looks: the window, and whether the last was settled; since when there is panic and
+    its most replicas; since when fewer replicas are enough and the most of those; the last growth and the last
+    giving up, and by how much giving up was put off because it was regretted.
     """
 
     parts: tuple[Part, ...] = ()
     seen_at: float | None = None
+    settled: bool = True
     panic_since: float | None = None
     panic_most: int = 0
     fewer_since: float | None = None
     fewer: int = 0
+    grown_at: float | None = None
+    shrunk_at: float | None = None
+    patience: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +201,8 @@ def decide(
     wanted = max(asks, key=lambda ask: ask.replicas)
     current = seen.ready + seen.starting
     if wanted.replicas > current:
-        state = replace(state, fewer_since=None)
         decided = _grown(options, state, seen, wanted)
+        state = _patience_of_growth(options, replace(state, fewer_since=None), decided.replicas > current)
     elif wanted.replicas < current:
         state, decided = _shrunk(options, state, seen, wanted)
     else:
@@ -205,7 +222,7 @@ def _remember(options: AutoscalingOptions, state: State, seen: Observation) -> S
     now = seen.now if state.seen_at is None else max(seen.now, state.seen_at)
     seconds = width if state.seen_at is None else now - state.seen_at
     cpu = 0.0 if seen.cpu is None else seen.cpu / max(1, seen.ready)
-    part = Part(now - seconds, seconds, seen.demand, _waiting_asks(options, seen), cpu)
+    part = Part(now - seconds, seconds, seen.demand(state.settled), _waiting_asks(options, seen), cpu)
     parts = state.parts
     if parts and part.began < parts[-1].began + width:
         parts = (*parts[:-1], parts[-1].and_(part))
@@ -213,7 +230,7 @@ def _remember(options: AutoscalingOptions, state: State, seen: Observation) -> S
         parts = (*parts, part)
     oldest = now - options.stable_window
     first = next((i for i, one in enumerate(parts) if one.began + one.seconds > oldest), len(parts) - 1)
-    return replace(state, parts=parts[first:], seen_at=now)
+    return replace(state, parts=parts[first:], seen_at=now, settled=seen.settled)
 
 
 def _waiting_asks(options: AutoscalingOptions, seen: Observation) -> float:
@@ -284,9 +301,9 @@ def _grown(options: AutoscalingOptions, state: State, seen: Observation, wanted:
     if seen.cores and seen.cpu is not None:
         now = state.parts[-1].began + state.parts[-1].seconds
         busiest = max(p.cpu for p in _within(state.parts, now - options.panic_window))
-        fit = current if seen.cpu >= EXHAUSTED * seen.cores else _count(seen.cores / busiest - 0.5) if busiest else None
-        if fit is not None:
-            limits.append(Decision(fit, "cores", f"a replica uses {busiest:.2g} of {seen.cores:g} cores"))
+        # Cores that a replica half fits into do count: one that computes uses a little more or less than one.
+        fit = current if seen.cpu >= EXHAUSTED * seen.cores else _count(seen.cores / max(busiest, 1e-6) - 0.5)
+        limits.append(Decision(fit, "cores", f"a replica uses {busiest:.2g} of {seen.cores:g} cores"))
     limit = min(limits, key=lambda one: one.replicas)
     if limit.replicas >= wanted.replicas:
         return wanted
@@ -311,9 +328,29 @@ def _shrunk(options: AutoscalingOptions, state: State, seen: Observation, wanted
         since = now
     else:
         state = replace(state, fewer=max(fewer, state.fewer))
-    if now - since < options.down_delay:
-        return state, Decision(current, "delay", f"{wanted.reason}; {now - since:.3g} of {options.down_delay:g} s")
-    return replace(state, fewer_since=None), Decision(state.fewer, "idle", wanted.reason)
+    delay = options.down_delay * state.patience
+    if now - since < delay:
+        return state, Decision(current, "delay", f"{wanted.reason}; {now - since:.3g} of {delay:g} s")
+    calm = state.grown_at is None or now - state.grown_at > CALM * _regret(options)
+    patience = 1 if calm else state.patience
+    return replace(state, fewer_since=None, shrunk_at=now, patience=patience), Decision(
+        state.fewer, "idle", wanted.reason
+    )
+
+
+def _patience_of_growth(options: AutoscalingOptions, state: State, grows: bool) -> State:
+    """Growth soon after replicas were given up: that was regretted, and is put off twice as long the next time."""
+    if not grows:
+        return state
+    now = state.seen_at or 0.0
+    regretted = state.shrunk_at is not None and now - state.shrunk_at < _regret(options) * state.patience
+    patience = min(2 * state.patience, MOST_PATIENCE) if regretted else state.patience
+    return replace(state, grown_at=now, shrunk_at=None, patience=patience)
+
+
+def _regret(options: AutoscalingOptions) -> float:
+    """Seconds after replicas were given up, within which growth shows that they should not have been."""
+    return options.stable_window + options.down_delay
 
 
 def _count(replicas: float) -> int:
@@ -334,7 +371,7 @@ def _mean_demand(parts: Sequence[Part]) -> float:
 def _rise(options: AutoscalingOptions, parts: Sequence[Part], now: float) -> float:
     """How fast demand rises, a second: the least of the rises between the quarters of the window.
 
-    So a ramp shows and a step does not, nor what only wavers.
+    They must be alike, so that a ramp shows and a step does not, nor what only wavers.
     """
     quarter = options.stable_window / 4
     means: list[float] = []
@@ -343,4 +380,5 @@ def _rise(options: AutoscalingOptions, parts: Sequence[Part], now: float) -> flo
         if not mine:
             return 0.0
         means.append(_mean_demand(mine))
-    return max(0.0, min(b - a for a, b in pairwise(means)) / quarter)
+    rises = [b - a for a, b in pairwise(means)]
+    return min(rises) / quarter if min(rises) > max(rises) / STEADY else 0.0
