@@ -4,7 +4,8 @@ TidemillError
 ├── ConfigError            a file or flag that cannot be understood
 ├── MissingExtra           an optional part that is not installed
 ├── PackageError           a model package that cannot be read, built or loaded
-│   └── IntegrityError     a package file that is not what its manifest says
+│   ├── IntegrityError     a package file that is not what its manifest says
+│   └── OutOfMemory        a model that the memory left for models does not hold
 ├── InputError             a request or table that cannot be understood
 │   ├── RowsRejected       understood, but some rows break the signature
 │   ├── TooLarge           over a stated limit
@@ -39,6 +40,7 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "NotFound",
+    "OutOfMemory",
     "Overloaded",
     "PackageError",
     "Problem",
@@ -143,6 +145,14 @@ class IntegrityError(PackageError):
     """A file of the package is not the one its manifest names."""
 
     code = "integrity"
+
+
+class OutOfMemory(PackageError):
+    """The model does not fit into the memory that the process may use for models."""
+
+    code = "out_of_memory"
+    status = 507
+    grpc = "RESOURCE_EXHAUSTED"
 
 
 class InputError(TidemillError):

@@ -18,7 +18,7 @@ from tidemill.prediction.result import Result
 from tidemill.prediction.validate import Validator
 from tidemill.rows import Array, Rows
 from tidemill.runtimes import Runtime, load_runtime
-from tidemill.runtimes.source import is_interrupt, load_source, to_dict, to_rows, told
+from tidemill.runtimes.source import forget_with, is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["Live"]
 
@@ -44,7 +44,7 @@ class Live:
         self._bisect = manifest.rows_independent and manifest.repeatable
         self._validator = Validator(manifest.inputs)
         self._fills = [i for i in manifest.inputs if i.fill is not None]
-        self._before, self._after = _transforms(package)
+        self._before, self._after = _transforms(package, self)
         self._raw = [o for o in manifest.outputs if o.source is None]
         by_name = {o.name: o for o in manifest.outputs}
         self._derived = [(o, o.source, derivation(o, by_name[o.source])) for o in manifest.outputs if o.source]
@@ -246,11 +246,12 @@ def _blank(dtype: np.dtype[np.generic]) -> object:
 _Transform = Callable[[dict[str, Array]], object]
 
 
-def _transforms(package: Package) -> tuple[_Transform | None, _Transform | None]:
+def _transforms(package: Package, owner: Live) -> tuple[_Transform | None, _Transform | None]:
     name = package.manifest.transform
     if name is None:
         return None, None
     module: ModuleType = load_source(package.path(name))
+    forget_with(owner, module)
     before, after = getattr(module, "before", None), getattr(module, "after", None)
     if before is None and after is None:
         raise PackageError(f"{name} defines neither before(rows) nor after(rows)")

@@ -19,7 +19,7 @@ from tidemill.model.manifest import Manifest
 from tidemill.model.package import Package
 from tidemill.rows import Rows
 from tidemill.runtimes.requirements import check_requirements
-from tidemill.runtimes.source import is_interrupt, load_source, to_dict, to_rows, told
+from tidemill.runtimes.source import forget_with, is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["PythonRuntime", "load"]
 
@@ -50,7 +50,8 @@ def load(package: Package) -> PythonRuntime:
     manifest = package.manifest
     check_requirements(manifest.requirements, manifest.name)
     path = package.path(manifest.runtime.artifact)
-    found = getattr(load_source(path), "Model", None)
+    module = load_source(path)
+    found = getattr(module, "Model", None)
     if not isinstance(found, type):
         raise PackageError(f"{path.name} defines no class Model")
     # What it declares and its methods are the author's: nothing is known of their types.
@@ -66,7 +67,9 @@ def load(package: Package) -> PythonRuntime:
         if is_interrupt(error):
             raise
         raise PackageError(f"{path.name}: Model cannot be loaded: {told(error)}") from error
-    return PythonRuntime(model)
+    runtime = PythonRuntime(model)
+    forget_with(runtime, module)
+    return runtime
 
 
 def _check(model_class: Any, manifest: Manifest, path: Path) -> None:

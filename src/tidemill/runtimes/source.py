@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import sys
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -18,7 +19,7 @@ import numpy as np
 from tidemill.errors import ModelError, PackageError
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["is_interrupt", "load_source", "to_dict", "to_rows", "told"]
+__all__ = ["forget_with", "is_interrupt", "load_source", "to_dict", "to_rows", "told"]
 
 _PREFIX = "tidemill_package_"
 _numbers = itertools.count()
@@ -67,9 +68,18 @@ def load_source(path: Path) -> ModuleType:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        for name in [m for m in sys.modules if m == root.__name__ or m.startswith(root.__name__ + ".")]:
-            del sys.modules[name]
+        _forget(root.__name__)
         raise PackageError(f"{path.name} cannot be loaded: {told(error)}") from error
+
+
+def forget_with(owner: object, module: ModuleType) -> None:
+    """Let a loaded module go, and those it imported beside it, once their owner is gone."""
+    weakref.finalize(owner, _forget, module.__name__.partition(".")[0]).atexit = False
+
+
+def _forget(root: str) -> None:
+    for name in [m for m in list(sys.modules) if m == root or m.startswith(root + ".")]:
+        sys.modules.pop(name, None)
 
 
 def is_interrupt(error: BaseException) -> bool:
