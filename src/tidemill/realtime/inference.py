@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.batched import Call
@@ -14,13 +15,23 @@ from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows
 
-__all__ = ["Inference", "deadline_of"]
+__all__ = ["HttpInference", "Inference", "Origin", "deadline_of"]
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 
 
-class Inference(Call):
-    """A call that answers its request. A protocol's subclass says how (`send`).
+class Origin(Protocol):
+    """What asked: a request over HTTP, a gRPC stream, or a message on one."""
+
+    received_at: float
+    on_gone: Callable[[], None] | None
+
+
+R = TypeVar("R", bound=Origin)
+
+
+class Inference(Call, Generic[R]):
+    """A call that answers its request. A protocol's subclass says how (`send`, `tell`).
 
     `read` is the `time.monotonic()` moment at which reading its body began. With `partial`, rows without an answer
     do not spoil the others: `send` gets their problems.
@@ -29,7 +40,7 @@ class Inference(Call):
     __slots__ = ("endpoint", "partial", "read", "request")
 
     def __init__(
-        self, endpoint: Endpoint, request: Request, rows: Rows, deadline: float, read: float, partial: bool = False
+        self, endpoint: Endpoint, request: R, rows: Rows, deadline: float, read: float, partial: bool = False
     ) -> None:
         # As Call.__init__ does; a request is too short for calls up a tree of constructors.
         self.rows = rows
@@ -59,6 +70,10 @@ class Inference(Call):
         Returns the `time.monotonic()` moment at which the answer was encoded and not yet sent.
         """
 
+    @abstractmethod
+    def tell(self, error: TidemillError) -> None:
+        """Answer the request with an error."""
+
     def answered(self, result: Result, start: int, stop: int) -> None:
         problems: Sequence[Problem] = ()
         if result.problems:
@@ -77,12 +92,21 @@ class Inference(Call):
     def failed(self, error: TidemillError) -> None:
         self.request.on_gone = None
         self.endpoint.counters.failed(self.request.received_at, error.code, error.reason)
-        reply_error(self.request, error)
+        self.tell(error)
 
     def left(self) -> None:
         """The client is gone."""
         self.cancel()
         self.endpoint.counters.failed(self.request.received_at, "cancelled")
+
+
+class HttpInference(Inference[Request]):
+    """A call that came over HTTP."""
+
+    __slots__ = ()
+
+    def tell(self, error: TidemillError) -> None:
+        reply_error(self.request, error)
 
 
 def deadline_of(endpoint: Endpoint, request: Request, timeout: float | None = None) -> float:

@@ -13,7 +13,7 @@ from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import Inference, deadline_of
+from tidemill.realtime.inference import HttpInference, deadline_of
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
 from tidemill.realtime.protocols.oip_response import Writer
 from tidemill.realtime.request import Request
@@ -48,7 +48,7 @@ class Infer:
 
     def __call__(self, request: Request) -> None:
         endpoint = self._endpoint
-        inference: Inference
+        inference: HttpInference
         read = monotonic()
         try:
             found = None
@@ -71,7 +71,7 @@ class Infer:
         inference.begin()
 
 
-class _Plain(Inference):
+class _Plain(HttpInference):
     """All outputs as JSON, to a client that asked for nothing else but perhaps for compression."""
 
     __slots__ = ("id", "writer")
@@ -91,7 +91,7 @@ class _Plain(Inference):
         return encoded
 
 
-class _Asked(Inference):
+class _Asked(HttpInference):
     """An answer as the request asked for it."""
 
     __slots__ = ("asked", "writer")
@@ -106,7 +106,7 @@ class _Asked(Inference):
         writer: Writer,
         asked: Asked,
     ) -> None:
-        Inference.__init__(self, endpoint, request, rows, deadline, read, asked.partial)
+        HttpInference.__init__(self, endpoint, request, rows, deadline, read, asked.partial)
         self.writer = writer
         self.asked = asked
 

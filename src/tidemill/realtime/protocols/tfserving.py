@@ -20,7 +20,7 @@ from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import Inference, deadline_of
+from tidemill.realtime.inference import HttpInference, deadline_of
 from tidemill.realtime.protocols.cells import nested_cells
 from tidemill.realtime.protocols.oip_request import kind, load_json, on_bad_row, parameters_of
 from tidemill.realtime.protocols.oip_response import row_errors
@@ -127,7 +127,7 @@ class Predict:
             raise TooLarge(f"{n} rows in one request; at most {most} are taken: send them in parts")
 
 
-class _Prediction(Inference):
+class _Prediction(HttpInference):
     __slots__ = ("by_row",)
 
     by_row: bool
