@@ -91,13 +91,62 @@ LAST = Family(
     "tidemill_last_request_timestamp_seconds", Kind.GAUGE, "When the last request ended, 0 before any.", MODEL,
     rule=Rule.MAX,
 )  # fmt: skip
+# Kept for Triton's statistics.
 FAILED = Family("failed", Kind.SUMS, "Failed requests, their seconds.", MODEL, size=2)
 BATCHES = Family("batches", Kind.SUMS, "Calls, seconds of gathering, running, delivering.", (*MODEL, "rows"), size=4)
+
+QUEUED = Family("tidemill_queued_rows", Kind.GAUGE, "Rows that wait for a model call.", MODEL)
+BUSY = Family("tidemill_busy_threads", Kind.GAUGE, "Threads in a model call.", MODEL)
+MODEL_INFO = Family(
+    "tidemill_model_info", Kind.GAUGE, "1 for each model version that is served.", (*MODEL, "runtime", "fingerprint"),
+    rule=Rule.MAX,
+)  # fmt: skip
+LOAD_SECONDS = Family(
+    "tidemill_model_load_seconds", Kind.GAUGE, "What verifying, loading and warming up took.", MODEL, rule=Rule.MAX
+)
+
+CONNECTIONS = Family("tidemill_connections", Kind.GAUGE, "Connections open now.")
+IN_FLIGHT = Family("tidemill_requests_in_flight", Kind.GAUGE, "Complete requests without a complete answer.")
+ACCEPTED = Family("tidemill_connections_total", Kind.COUNTER, "Connections taken, those refused included.", ("tls",))
+TURNED_AWAY = Family(
+    "tidemill_connections_refused_total", Kind.COUNTER, "Connections answered 503 because the server held its limit."
+)
+PROTOCOLS = Family(
+    "tidemill_connections_by_protocol_total", Kind.COUNTER, "Connections by what they turned out to speak.",
+    ("protocol",),
+)  # fmt: skip
+HTTP_ERRORS = Family(
+    "tidemill_http_errors_total",
+    Kind.COUNTER,
+    "Errors answered before a model was found: malformed, too large, too slow, not known, not allowed.",
+    ("status",),
+)
+RECEIVED_BYTES = Family(
+    "tidemill_network_receive_bytes_total", Kind.COUNTER, "Bytes that clients sent, by the kernel's count each second."
+)
+SENT_BYTES = Family(
+    "tidemill_network_transmit_bytes_total", Kind.COUNTER, "Bytes clients confirmed, by the kernel's count each second."
+)
+CPU_SECONDS = Family(
+    "process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of all serving processes, to the second."
+)
+RESIDENT = Family("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of all serving processes together.")
+STARTED = Family(
+    "process_start_time_seconds", Kind.GAUGE, "When the oldest serving process started (unix time).", rule=Rule.MIN
+)
+READY = Family("tidemill_ready", Kind.GAUGE, "Serving processes whose models are loaded and can answer.")
+BUILD = Family("tidemill_build_info", Kind.GAUGE, "Serving processes, by Tidemill's version.", ("version", "python"))
+# Added when the page is rendered.
+PROCESSES = Family("tidemill_processes", Kind.GAUGE, "Processes that live and count.")
+UNREADABLE = Family("tidemill_unreadable_metric_files", Kind.GAUGE, "Files of counters that could not be read.")
 
 FAMILIES = {
     one.name: one
     for one in (
-        *(REQUESTS, REFUSALS, REQUEST_SECONDS, STAGE_SECONDS, ROWS_ANSWERED),
-        *(CALLS, MERGED, CALL_ROWS, CALL_SECONDS, FAILED, LAST, BATCHES),
+        *(REQUESTS, REFUSALS, REQUEST_SECONDS, STAGE_SECONDS, ROWS_ANSWERED, LAST),
+        *(CALLS, MERGED, CALL_ROWS, CALL_SECONDS, QUEUED, BUSY, MODEL_INFO, LOAD_SECONDS),
+        *(CONNECTIONS, IN_FLIGHT, ACCEPTED, TURNED_AWAY, PROTOCOLS, HTTP_ERRORS, RECEIVED_BYTES, SENT_BYTES),
+        *(READY, PROCESSES, BUILD, UNREADABLE, CPU_SECONDS, RESIDENT, STARTED),
+        *(FAILED, BATCHES),
     )
 }

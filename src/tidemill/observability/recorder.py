@@ -65,28 +65,34 @@ class Recorder:
         return place
 
     def _extend(self) -> None:
-        head = HEAD.pack(MAGIC, VERSION, HEAD.size, os.getpid(), time.time(), HEAD.size)
+        """Begin another file."""
         if self._directory is None:
             chunk = mmap.mmap(-1, CHUNK)
+            _begin(chunk)
         else:
-            chunk = self._create(self._directory / f"{os.getpid()}-{time.time_ns()}-{len(self.maps)}{SUFFIX}")
-        chunk[: len(head)] = head
+            chunk = _create(self._directory / f"{os.getpid()}-{time.time_ns()}-{len(self.maps)}{SUFFIX}")
         self.maps.append(chunk)
         self._used = HEAD.size
 
-    def _create(self, path: Path) -> mmap.mmap:
-        part = path.with_suffix(".part")
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, CHUNK)
-            # The map keeps the open file, and with it the lock, until the process ends.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            chunk = mmap.mmap(descriptor, CHUNK)
-            chunk[: HEAD.size] = HEAD.pack(MAGIC, VERSION, HEAD.size, os.getpid(), time.time(), HEAD.size)
-            part.rename(path)
-            return chunk
-        finally:
-            os.close(descriptor)
+
+def _begin(chunk: mmap.mmap) -> None:
+    chunk[: HEAD.size] = HEAD.pack(MAGIC, VERSION, HEAD.size, os.getpid(), time.time(), HEAD.size)
+
+
+def _create(path: Path) -> mmap.mmap:
+    part = path.with_suffix(".part")
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        # Taken from the disk now: a full one must not end the process at its next count.
+        os.posix_fallocate(descriptor, 0, CHUNK)
+        # The map keeps the open file, and with it the lock, until the process ends.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        chunk = mmap.mmap(descriptor, CHUNK)
+        _begin(chunk)
+        part.rename(path)
+        return chunk
+    finally:
+        os.close(descriptor)
 
 
 def name_of(family: Family, labels: dict[str, str]) -> bytes:
