@@ -11,9 +11,10 @@ import resource
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 
+from tidemill.observability.process import ProcessCounters
 from tidemill.realtime.accepting import Acceptor, Seats
 from tidemill.realtime.connection import Connection
 from tidemill.realtime.limits import HttpLimits
@@ -38,17 +39,23 @@ class HttpServer:
     """Serves HTTP/1.1 on one socket of the running event loop."""
 
     def __init__(
-        self, handler: Handler, limits: HttpLimits | None = None, ssl_context: ssl.SSLContext | None = None
+        self,
+        handler: Handler,
+        limits: HttpLimits | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        counts: ProcessCounters | None = None,
     ) -> None:
         """`handler` is called in the event loop with each complete request; it answers it then or later."""
         self.limits = limits or HttpLimits()
-        self._plane = Plane(handler, self.limits)
+        self._plane = Plane(handler, self.limits, counts)
         self._ssl = ssl_context
         self._server: asyncio.Server | None = None
         self._twin: socket.socket | None = None
         self.acceptor: Acceptor | None = None
         self.leaves_queue = False
         """Whether others go on accepting from the socket: then what waits in its queue is left to them."""
+        self.on_stopped: Callable[[], None] | None = None
+        """Called once nothing more is accepted."""
         self._handshakes: set[asyncio.Task[object]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._port = 0
@@ -101,12 +108,12 @@ class HttpServer:
     @property
     def accepted(self) -> int:
         """Connections taken since the start, those refused included."""
-        return self._plane.accepted
+        return int(sum(place[0] for place in self._plane.counts.accepted.values()))
 
     @property
     def refused(self) -> int:
         """Connections answered 503 because the server held its limit."""
-        return self._plane.refused
+        return int(self._plane.counts.refused[0])
 
     @property
     def in_flight(self) -> int:
@@ -153,6 +160,8 @@ class HttpServer:
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         self._take(queue.accept()[0])
+        if self.on_stopped is not None:
+            self.on_stopped()
         if self._handshakes:
             await asyncio.wait(self._handshakes, timeout=patience)
 

@@ -57,7 +57,7 @@ class Server:
         self.service = Service()
         self._router = Router(self._missing)
         self._add_always(self._router)
-        handler = logged(self._handle) if self.options.access_log else self._handle
+        handler = logged(self.handle) if self.options.access_log else self.handle
         self.http = HttpServer(handler, self.options.http, _tls(self.options))
 
     @property
@@ -66,7 +66,8 @@ class Server:
         host = self.options.host
         return f"[{host}]:{self.http.port}" if ":" in host else f"{host}:{self.http.port}"
 
-    def _handle(self, request: Request) -> None:
+    def handle(self, request: Request) -> None:
+        """Answer a request."""
         self._router(request)
 
     async def listen(self, sock: socket.socket | None = None) -> None:
