@@ -18,6 +18,7 @@ from tidemill.realtime.plane import Plane
 from tidemill.realtime.reader import BETWEEN, BODY, DEAF, HEAD, Reader
 from tidemill.realtime.request import JSON
 from tidemill.realtime.security.tls import certificate_identity
+from tidemill.realtime.traffic import traffic
 from tidemill.realtime.wire import CONTINUE, error_body, head_bytes
 
 __all__ = ["Connection"]
@@ -40,6 +41,8 @@ class Connection(Reader, asyncio.Protocol):
         "_held",
         "_leaving",
         "_most",
+        "_received",
+        "_sent",
         "_stalled_at",
         "_stalled_size",
         "_transport",
@@ -66,6 +69,7 @@ class Connection(Reader, asyncio.Protocol):
         self._eof = False
         self._held = False
         self._leaving = False
+        self._sent = self._received = 0
         self._stalled_size = 0
 
     # -- transport ------------------------------------------------------------------------------------------
@@ -79,11 +83,12 @@ class Connection(Reader, asyncio.Protocol):
         if certificate:
             self.caller = certificate_identity(certificate)
         self._born = self._last = self._since = self._stalled_at = monotonic()
-        plane.accepted += 1
+        counts = plane.counts
+        counts.accepted[self._transport.get_extra_info("sslcontext") is not None][0] += 1
         if len(plane.connections) < plane.capacity:
             plane.connections.add(self)
             return
-        plane.refused += 1
+        counts.refused[0] += 1
         body = error_body(f"the server holds its limit of {plane.capacity} connections; try again")
         framing = (b"content-length: %d\r\nconnection: close\r\n" % len(body),)
         self.send(head_bytes(503, JSON, ((b"retry-after", b"1"),), self.clock.date, framing) + body)
@@ -125,6 +130,7 @@ class Connection(Reader, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stage = DEAF
         self._drop_body()
+        self._count_bytes()
         self._plane.connections.discard(self)
         self._plane.lingering.discard(self)
         self.waiting.clear()
@@ -172,6 +178,7 @@ class Connection(Reader, asyncio.Protocol):
         self._stage = DEAF
         self._expecting = False
         self._drop_body()
+        self._plane.counts.error(refusal.status)
         request = Http1Request(self, REFUSED, b"", monotonic())
         headers = ((b"retry-after", b"1"),) if refusal.status == 503 else ()
         request.answer_in_turn(refusal.status, error_body(str(refusal)), headers)
@@ -276,6 +283,7 @@ class Connection(Reader, asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Once a second: end what takes too long."""
+        self._count_bytes()
         limits = self._plane.limits
         transport = self._transport
         lingering = self in self._plane.lingering
@@ -306,6 +314,17 @@ class Connection(Reader, asyncio.Protocol):
             idle = limits.header_timeout if self._last == self._born else limits.keep_alive_timeout
             if now - self._last > idle and not self._unread():
                 self._linger()
+
+    def _count_bytes(self) -> None:
+        """What has gone over the wire since the last time, as the kernel counts it."""
+        found = traffic(self._transport)
+        if found is None:
+            return
+        sent, received = found
+        counts = self._plane.counts
+        counts.sent_bytes[0] += sent - self._sent
+        counts.received_bytes[0] += received - self._received
+        self._sent, self._received = sent, received
 
     def retire(self, now: float) -> None:
         """Close if idle. A connection so young that its first request may be on the way is not."""

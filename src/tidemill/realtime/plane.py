@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tidemill.observability.process import ProcessCounters
 from tidemill.realtime.head import Head
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Handler
@@ -23,7 +24,7 @@ SEEN_HEADS = 4096
 class Plane:
     """What the connections of one server share."""
 
-    def __init__(self, handler: Handler, limits: HttpLimits) -> None:
+    def __init__(self, handler: Handler, limits: HttpLimits, counts: ProcessCounters | None = None) -> None:
         self.handler = handler
         self.limits = limits
         self.clock = Clock()
@@ -32,8 +33,7 @@ class Plane:
         self.connections: set[Connection] = set()
         self.lingering: set[Connection] = set()
         self.capacity = limits.max_connections
-        self.accepted = 0
-        self.refused = 0
+        self.counts = counts or ProcessCounters()
         # Bytes of bodies that are not complete yet, of all connections together.
         self.receiving = 0
         self.draining = False
