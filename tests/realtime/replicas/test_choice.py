@@ -1,0 +1,37 @@
+"""What is chosen by measurement, and the reason given."""
+
+import pytest
+
+from tidemill.prediction.profile import Profile
+from tidemill.realtime.replicas.choice import choose_balancer, concurrency_within
+
+
+@pytest.mark.parametrize(
+    ("service", "most", "grpc", "installed", "balancer", "because"),
+    [
+        (20e-6, 4, False, True, "socket", "a call takes 0.02 ms"),
+        (0.499e-3, 4, False, True, "socket", "46 µs"),
+        (0.5e-3, 4, False, True, "envoy", "46 µs"),
+        (20e-3, 4, False, False, "socket", "pip install 'tidemill[balancer]'"),
+        (20e-3, 1, True, True, "socket", "one replica"),
+        (20e-6, 2, True, True, "envoy", "gRPC keeps one connection"),
+        (20e-6, 2, True, False, "socket", "gRPC keeps one connection"),
+    ],
+)
+def test_the_balancer_follows_service_time_and_protocol(service, most, grpc, installed, balancer, because):
+    choice = choose_balancer(service, most_replicas=most, grpc=grpc, installed=installed)
+    assert choice.balancer == balancer
+    assert because in choice.reason
+
+
+def test_a_replica_holds_what_two_calls_within_half_the_slo_answer():
+    constant = Profile((1, 1024), (0.020, 0.020))
+    assert concurrency_within(constant, 0.1, workers=2, most_rows=8) == 16, "merged calls: one full call ahead"
+    assert concurrency_within(constant, 0.1, workers=1, most_rows=1) == 1
+    assert concurrency_within(constant, 0.5, workers=1, most_rows=1) == 11, "ten ahead, and its own turn"
+    linear = Profile((1, 1001), (0.001, 1.001))
+    assert concurrency_within(linear, 0.1, workers=1, most_rows=4096) == 25
+
+
+def test_a_replica_holds_at_least_one_request_a_worker():
+    assert concurrency_within(Profile((1,), (3.0,)), 0.1, workers=4, most_rows=64) == 4
