@@ -57,7 +57,7 @@ def test_a_port_that_is_taken_is_named(package: Path) -> None:
         (["--limit", "nothing=1"], "no such limit; expected one of"),
         (["--limit", "max_rows"], "--limit 'max_rows': expected NAME=NUMBER, as max_rows=1000"),
         (["--limit", "max_rows=0"], "requests.max_rows"),
-        (["--tls-cert", "cert.pem"], "tls_key"),
+        (["--tls-cert", "cert.pem"], "tls.key: required, but missing"),
         (["--workers", "0"], "workers"),
         (["--host", ""], "host: expected `str` of length >= 1, got ''"),  # it would be every address there is
     ],

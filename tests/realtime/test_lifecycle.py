@@ -20,6 +20,8 @@ from tests.realtime.serving import Process, process, served
 from tidemill.errors import ConfigError, IntegrityError
 from tidemill.model.signature import Input, Output
 from tidemill.realtime import ServeOptions, Server
+from tidemill.realtime.security.options import AuthOptions
+from tidemill.realtime.security.tls import TlsOptions
 
 PATH = "/v2/models/sleeper/infer"
 
@@ -228,9 +230,8 @@ def test_tls(tmp_path: Path) -> None:
     certificate = authority.issue_cert("127.0.0.1", "localhost")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    options = ServeOptions(
-        port=0, lame_duck=0.0, tls_cert=str(tmp_path / "cert.pem"), tls_key=str(tmp_path / "key.pem")
-    )
+    tls = TlsOptions(cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem"))
+    options = ServeOptions(port=0, lame_duck=0.0, tls=tls)
     context = ssl.create_default_context()
     authority.configure_trust(context)
     with served([packages.sleeper(tmp_path)], options) as server:
@@ -239,7 +240,7 @@ def test_tls(tmp_path: Path) -> None:
 
 
 def test_options_that_contradict_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="belong together"):
-        Server(ServeOptions(tls_cert="cert.pem"))
     with pytest.raises(ConfigError, match=r"nothing\.pem"):
-        Server(ServeOptions(tls_cert="nothing.pem", tls_key="nothing.pem"))
+        Server(ServeOptions(tls=TlsOptions(cert="nothing.pem", key="nothing.pem")))
+    with pytest.raises(ConfigError, match="nobody could ask"):
+        Server(ServeOptions(auth=AuthOptions()))

@@ -21,6 +21,12 @@ def serve(
     ] = None,
     tls_cert: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate chain (PEM).")] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its private key (PEM).")] = None,
+    tls_client_ca: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Clients must show a certificate of this authority (PEM).")
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Callers need an API key of this file (see tidemill keys).")
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Model calls at a time; all cores if left out.")
@@ -44,8 +50,8 @@ def serve(
         "host": host,
         "port": port,
         "port_file": port_file,
-        "tls_cert": tls_cert,
-        "tls_key": tls_key,
+        **_section("tls", cert=tls_cert, key=tls_key, client_ca=tls_client_ca),
+        **_section("auth", keys=keys),
         "access_log": access_log,
         "workers": workers,
         "lame_duck": lame_duck,
@@ -53,6 +59,12 @@ def serve(
         **_limits(pairs("--limit", limit, "max_rows=1000")),
     }
     run(directories, decode(given, ServeOptions, "serve"))
+
+
+def _section(name: str, **flags: str | None) -> dict[str, object]:
+    """What the flags given say of one section; nothing if none is."""
+    given = {flag: value for flag, value in flags.items() if value is not None}
+    return {name: given} if given else {}
 
 
 def _limits(given: dict[str, float]) -> dict[str, object]:

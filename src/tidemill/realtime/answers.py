@@ -6,7 +6,7 @@ import math
 
 import orjson
 
-from tidemill.errors import Refused, TidemillError
+from tidemill.errors import Refused, TidemillError, Unauthenticated
 from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, inflate, preferred_encoding
 from tidemill.realtime.request import JSON, Header, Request
 
@@ -36,7 +36,9 @@ def reply_encoded(
 def reply_error(request: Request, error: TidemillError) -> None:
     """Answer with `{"error": text}` and the error's own status; a refusal also says when to come back."""
     headers: tuple[Header, ...] = ()
-    if isinstance(error, Refused):
+    if isinstance(error, Unauthenticated):
+        headers = ((b"www-authenticate", error.challenge.encode()),)
+    elif isinstance(error, Refused):
         wait = max(0.0, error.retry_after)
         headers = (
             (b"retry-after", b"%d" % max(1, math.ceil(wait))),

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 import msgspec
 
 from tidemill.config import Config
-from tidemill.errors import ConfigError
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.models.options import EndpointOptions, Name, RepositoryOptions
+from tidemill.realtime.replicas.options import ReplicaOptions
+from tidemill.realtime.security.options import AuthOptions, RateLimits
+from tidemill.realtime.security.tls import TlsOptions
 
 __all__ = ["RequestLimits", "ServeOptions"]
 
@@ -40,8 +42,9 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     port_file: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
+    tls: TlsOptions | None = None
+    auth: AuthOptions | None = None
+    rate_limits: RateLimits | None = None
     access_log: bool = False
     lame_duck: Seconds = 1.0
     grace: Seconds = 30.0
@@ -56,8 +59,9 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     aliases: dict[Name, dict[Name, Name]] = msgspec.field(default_factory=dict)
     endpoints: dict[Name, EndpointOptions] = msgspec.field(default_factory=dict)
     max_model_memory: Positive | None = None
+    replicas: ReplicaOptions | None = None
 
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ConfigError("tls_cert and tls_key belong together: give both or neither")
+        if self.auth is not None:
+            self.auth.check(self.tls is not None and self.tls.client_ca is not None)

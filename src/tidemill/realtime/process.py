@@ -49,7 +49,9 @@ async def live(
     server: Server, load: Callable[[], Coroutine[Any, Any, None]], sock: socket.socket | None = None
 ) -> None:
     """A server's whole life: listen (on a socket that others share, if one is given), `load`, serve, and drain on
-    SIGTERM or SIGINT; a second signal ends it at once. Raises what `load` raises, and OSError.
+    SIGTERM or SIGINT; a second signal ends it at once. SIGHUP has certificates and keys read again.
+
+    Raises what `load` raises, and OSError.
     """
     loop = asyncio.get_running_loop()
     stop, force = asyncio.Event(), asyncio.Event()
@@ -59,6 +61,7 @@ async def live(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, server.security.reload)
     await server.listen(sock)
     loading = asyncio.create_task(load())
     stopping = asyncio.create_task(stop.wait())

@@ -9,19 +9,25 @@ import orjson
 from tidemill.errors import NotFound, TidemillError
 from tidemill.realtime.answers import reply_encoded, reply_error
 from tidemill.realtime.request import Handler, Request
+from tidemill.realtime.security.guard import Guard
 
 __all__ = ["Router", "document"]
 
 
 class Router:
-    """A table of paths. What is not in it goes to `otherwise`, which may raise a TidemillError."""
+    """A table of paths, each behind the `guard` if there is one. What is not in it goes to `otherwise`, which may raise
+    a TidemillError.
+    """
 
-    def __init__(self, otherwise: Callable[[Request], None] | None = None) -> None:
+    def __init__(self, otherwise: Callable[[Request], None] | None = None, guard: Guard | None = None) -> None:
         self._targets: dict[bytes, dict[str, Handler]] = {}
         self._otherwise = otherwise
+        self._guard = guard
 
     def add(self, method: str, path: str, handler: Handler) -> None:
         """Answer a method (GET also answers HEAD) at a path, given without percent-encoding."""
+        if self._guard is not None:
+            handler = self._guard.route(method, path, handler)
         methods = self._targets.setdefault(path.encode(), {})
         methods[method] = handler
         if method == "GET":
@@ -37,12 +43,17 @@ class Router:
                 return
         handler = methods.get(request.method)
         if handler is None:
-            not_allowed(request, methods)
+            self._missing(request, methods)
             return
         handler(request)
 
-    def _missing(self, request: Request) -> None:
+    def _missing(self, request: Request, methods: Mapping[str, Handler] | None = None) -> None:
         try:
+            if self._guard is not None:
+                self._guard.require(request)
+            if methods is not None:
+                not_allowed(request, methods)
+                return
             if self._otherwise is not None:
                 self._otherwise(request)
                 return

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,11 +16,12 @@ from typing import TypeVar
 
 import orjson
 
-from tidemill.errors import ConfigError, NotFound, Unavailable
+from tidemill.errors import NotFound, Unavailable
 from tidemill.model.package import open_package
 from tidemill.prediction.batched import BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile, measure
+from tidemill.realtime.accepting import Seats
 from tidemill.realtime.access import logged
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.http import HttpServer
@@ -33,6 +33,7 @@ from tidemill.realtime.protocols.oip_models import add_health, add_models
 from tidemill.realtime.protocols.tfserving import add_tfserving
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, document
+from tidemill.realtime.security.upkeep import Security, readable_keys
 from tidemill.realtime.service import Service, State
 from tidemill.rows import Rows
 from tidemill.runtimes.cpu import cpu_budget
@@ -55,10 +56,12 @@ class Server:
         self.options = options or ServeOptions()
         self.options.check()
         self.service = Service()
-        self._router = Router(self._missing)
+        self.security = Security(self.options.tls, self.options.auth, self.options.rate_limits)
+        self._router = Router(self._missing, self.security.guard)
         self._add_always(self._router)
         handler = logged(self.handle) if self.options.access_log else self.handle
-        self.http = HttpServer(handler, self.options.http, _tls(self.options))
+        tls = self.security.tls
+        self.http = HttpServer(handler, self.options.http, None if tls is None else tls.context)
 
     @property
     def address(self) -> str:
@@ -70,9 +73,15 @@ class Server:
         """Answer a request."""
         self._router(request)
 
-    async def listen(self, sock: socket.socket | None = None) -> None:
-        """Open the port (or one that others share): the process is live, and not ready. Raises OSError."""
-        await self.http.start(self.options.host, self.options.port, sock=sock)
+    async def listen(self, sock: socket.socket | None = None, seats: Seats | None = None) -> None:
+        """Open the port, or one that others share (`seats` tell what they hold): the process is live, and not ready.
+
+        Raises OSError.
+        """
+        await self.http.start(self.options.host, self.options.port, sock=sock, seats=seats)
+        self.security.start()
+        if readable_keys(self.options.host, self.options.tls, self.options.auth):
+            log.warning("without TLS, keys and tokens can be read on the network", extra={"host": self.options.host})
         log.info("listening", extra={"address": self.address})
 
     async def load(self, packages: Sequence[PathLike]) -> None:
@@ -105,7 +114,7 @@ class Server:
 
     def _serve(self, endpoints: Endpoints) -> None:
         self.service.endpoints = endpoints
-        router = Router(self._missing)
+        router = Router(self._missing, self.security.guard)
         self._add_always(router)
         add_models(router, self.service)
         add_tfserving(router, self.service, self.options.http.max_body_bytes)
@@ -154,6 +163,7 @@ class Server:
 
     def close(self) -> None:
         """Fail what still waits, at once."""
+        self.security.close()
         for one in self.service.endpoints:
             one.close()
 
@@ -178,19 +188,6 @@ async def _on_daemon(function: Callable[[], T]) -> T:
 def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None, str | None]:
     live = Live.open(open_package(directory))
     return live, measure(live), *tried(live)
-
-
-def _tls(options: ServeOptions) -> ssl.SSLContext | None:
-    if options.tls_cert is None or options.tls_key is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(options.tls_cert, options.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        what = f"not a PEM certificate and its key: {error}" if isinstance(error, ssl.SSLError) else error
-        raise ConfigError(f"tls_cert {options.tls_cert}, tls_key {options.tls_key}: {what}") from None
-    return context
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +21,8 @@ File = Annotated[str, msgspec.Meta(min_length=1)]
 # What TLS 1.2 may use: forward secrecy and authenticated encryption, as HTTP/2 wants it (RFC 9113, 9.2.2). TLS 1.3
 # has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# What is offered after TLS, the better first.
+ALPN = ["http/1.1"]
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -48,10 +50,9 @@ class TlsOptions(Config, frozen=True, kw_only=True):
 class Tls:
     """The context that a listener keeps, which hands each new handshake to the one read last."""
 
-    def __init__(self, options: TlsOptions, alpn: Sequence[str] = ("http/1.1",)) -> None:
+    def __init__(self, options: TlsOptions) -> None:
         """Raises ConfigError for files that cannot be read or do not belong together."""
         self._options = options
-        self._alpn = list(alpn)
         self._current = self._read()
         # Its own certificate is never shown: the callback comes before one is chosen, with or without a server name.
         self.context = self._read()
@@ -70,7 +71,7 @@ class Tls:
         context.minimum_version = VERSIONS[options.min_version]
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.set_ciphers(CIPHERS)
-        context.set_alpn_protocols(self._alpn)
+        context.set_alpn_protocols(ALPN)
         try:
             context.load_cert_chain(options.cert, options.key, password=_no_password)
         except (OSError, ValueError) as error:
