@@ -32,6 +32,7 @@ class Counters:
 
     __slots__ = (
         "_batches",
+        "_busy",
         "_call_rows",
         "_call_seconds",
         "_calls",
@@ -40,14 +41,17 @@ class Counters:
         "_encode",
         "_error_seconds",
         "_failed",
+        "_info",
         "_labels",
         "_last",
+        "_load_seconds",
         "_merged",
         "_ok",
         "_ok_seconds",
         "_outcomes",
         "_pending",
         "_queue",
+        "_queued",
         "_read",
         "_recorder",
         "_refusals",
@@ -75,6 +79,10 @@ class Counters:
         self._call_seconds = values(families.CALL_SECONDS, **labels)
         self._failed = values(families.FAILED, **labels)
         self._last = values(families.LAST, **labels)
+        self._queued = values(families.QUEUED, **labels)
+        self._busy = values(families.BUSY, **labels)
+        self._load_seconds = values(families.LOAD_SECONDS, **labels)
+        self._info: memoryview[float] | None = None
         # By the rows of a call, and by the size that these are counted under.
         self._batches: dict[int, memoryview[float]] = {}
         self._sizes: dict[int, memoryview[float]] = {}
@@ -84,6 +92,28 @@ class Counters:
     def execution_count(self) -> int:
         """Model calls that answered rows."""
         return int(self._calls[0])
+
+    def served(self, runtime: str, fingerprint: str) -> None:
+        """The model is served from now on, until it is withdrawn."""
+        self._info = self._recorder.values(
+            families.MODEL_INFO, **self._labels, runtime=runtime, fingerprint=fingerprint
+        )
+        self._info[0] = 1
+
+    def withdrawn(self) -> None:
+        """The model is not served any more; what it counted stays."""
+        self.waits(0, 0)
+        if self._info is not None:
+            self._info[0] = 0
+
+    def loaded(self, seconds: float) -> None:
+        """Verifying, loading and warming up took so long."""
+        self._load_seconds[0] = seconds
+
+    def waits(self, rows: int, threads: int) -> None:
+        """So many rows wait now, and so many threads are in a model call."""
+        self._queued[0] = rows
+        self._busy[0] = threads
 
     def succeeded(
         self, rows: int, received: float, read: float, queued: float, started: float, finished: float, encoded: float
