@@ -15,7 +15,7 @@ from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows
 
-__all__ = ["HttpInference", "Inference", "Origin", "deadline_of"]
+__all__ = ["TIMEOUT_HEADER", "HttpInference", "Inference", "Origin", "deadline_of", "header_timeout"]
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 
@@ -113,13 +113,20 @@ def deadline_of(endpoint: Endpoint, request: Request, timeout: float | None = No
     """When the answer is due (`time.monotonic()`), from the soonest of the request's `timeout` (seconds) and its
     header, else from the package. Raises InputError for a header that is not a positive number.
     """
-    value = request.header(TIMEOUT_HEADER)
-    if value is not None:
-        try:
-            milliseconds = float(value)
-        except ValueError:
-            milliseconds = math.nan
-        if not 0 < milliseconds < math.inf:
-            raise InputError(f"header x-request-timeout-ms: got {value.decode('latin-1')!r}, expected a number above 0")
-        timeout = min(timeout or math.inf, milliseconds / 1e3)
+    said = header_timeout(request.header(TIMEOUT_HEADER))
+    if said is not None:
+        timeout = min(timeout or math.inf, said)
     return request.received_at + (timeout or endpoint.timeout)
+
+
+def header_timeout(value: bytes | None) -> float | None:
+    """Seconds from the value of the header X-Request-Timeout-Ms. Raises InputError where it is no positive number."""
+    if value is None:
+        return None
+    try:
+        milliseconds = float(value)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise InputError(f"header x-request-timeout-ms: got {value.decode('latin-1')!r}, expected a number above 0")
+    return milliseconds / 1e3

@@ -44,7 +44,7 @@ class Reader:
     """Reads any inference request for one model."""
 
     def __init__(self, live: Live, limits: RequestLimits) -> None:
-        self._intake = live.intake
+        self.intake = live.intake
         self._limits = limits
         self._outputs = [o.name for o in live.package.manifest.outputs]
 
@@ -58,7 +58,7 @@ class Reader:
         doc = load_json(body if json_size is None else memoryview(body)[:json_size])
         if not isinstance(doc, dict):
             raise InputError(f"the request is a JSON {kind(doc)}, expected an object")
-        asked = self._asked(doc)
+        asked = self.asked(doc)
         at = len(body) if json_size is None else json_size
         if "rows" in doc:
             return self._records(doc, body, at), asked
@@ -75,7 +75,7 @@ class Reader:
         if at != len(body):
             raise InputError(f"{len(body) - at} bytes follow the JSON, but rows are not sent as binary data")
         self._check_rows(len(records))
-        return self._intake.from_records(records)
+        return self.intake.from_records(records)
 
     def _tensors(self, doc: dict[str, Any], body: bytes, at: int) -> Rows:
         inputs = doc.get("inputs")
@@ -86,7 +86,7 @@ class Reader:
             )
         tensors: dict[str, Array | Listed] = {}
         for place, tensor in enumerate(inputs):
-            name, shape, type_, binary = self._head(tensor, place)
+            name, shape, type_, binary = self.head(tensor, place)
             if name in tensors:
                 raise InputError(f"input {name!r} is sent twice", field=name)
             size = parameters_of(tensor, f"input {name!r}").get("binary_data_size")
@@ -105,9 +105,9 @@ class Reader:
             at += size
         if at != len(body):
             raise InputError(f"{len(body) - at} bytes follow that no input's binary_data_size accounts for")
-        return self._intake.from_tensors(tensors)
+        return self.intake.from_tensors(tensors)
 
-    def _head(self, tensor: Any, place: int) -> tuple[str, list[int], DataType, bool]:
+    def head(self, tensor: Any, place: int) -> tuple[str, list[int], DataType, bool]:
         """Name, shape, datatype and whether raw bytes are meant, of one input, checked against the signature."""
         if not isinstance(tensor, dict):
             raise InputError(f"inputs[{place}] is a JSON {kind(tensor)}, expected an object")
@@ -116,7 +116,7 @@ class Reader:
             raise InputError(f"inputs[{place}]: name is missing or not a string")
         one = self._input(name)
         if one is None:
-            self._intake.check_names((name.removesuffix(VALID),))
+            self.intake.check_names((name.removesuffix(VALID),))
         type_ = DATATYPES["BOOL"] if one is None else one.type
         given = tensor.get("datatype")
         if given != type_.name:
@@ -149,14 +149,15 @@ class Reader:
 
     def _input(self, name: str) -> Input | None:
         """The input that a tensor's name means, alone or as one of its columns; None for a mask, or nothing."""
-        one = self._intake.by_name.get(name)
-        if one is None and name in self._intake.by_column:
-            one = self._intake.by_column[name][0]
+        one = self.intake.by_name.get(name)
+        if one is None and name in self.intake.by_column:
+            one = self.intake.by_column[name][0]
         return one
 
     # -- wishes --------------------------------------------------------------------------------------------
 
-    def _asked(self, doc: dict[str, Any]) -> Asked:
+    def asked(self, doc: dict[str, Any]) -> Asked:
+        """What a request wishes: its `id`, `parameters` and `outputs`. Raises InputError."""
         id_ = doc.get("id")
         if id_ is not None and not isinstance(id_, str):
             raise InputError(f"id is a JSON {kind(id_)}, expected a string", field="id")

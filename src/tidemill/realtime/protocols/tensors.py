@@ -20,20 +20,29 @@ _LENGTH = struct.Struct("<I")
 
 
 def decode_tensor(
-    body: bytes, start: int, size: int, type_: DataType, shape: Sequence[int], name: str, *, binary: bool = False
+    body: bytes,
+    start: int,
+    size: int,
+    type_: DataType,
+    shape: Sequence[int],
+    name: str,
+    *,
+    binary: bool = False,
+    sized_by: str = "binary_data_size",
 ) -> Array:
     """The tensor in `size` bytes of `body` from `start` on: an array of `shape`, a view where alignment allows.
 
-    BYTES become str, or bytes with `binary`. Raises InputError where the bytes are not such a tensor.
+    BYTES become str, or bytes with `binary`. Raises InputError where the bytes are not such a tensor; `sized_by` is
+    what the protocol calls their number.
     """
     count = 1
     for d in shape:
         count *= d
     if type_.size == 0:
-        return _strings(body, start, size, count, name, binary).reshape(shape)
+        return _strings(body, start, size, count, name, binary, sized_by).reshape(shape)
     if size != count * type_.size:
         raise InputError(
-            f"{name}: binary_data_size is {size}, {type_.name} of shape {list(shape)} has {count * type_.size} bytes",
+            f"{name}: {sized_by} is {size}, {type_.name} of shape {list(shape)} has {count * type_.size} bytes",
             field=name,
         )
     array: Array = np.frombuffer(body, type_.dtype.newbyteorder("<"), count, start)
@@ -44,7 +53,7 @@ def decode_tensor(
     return array.reshape(shape)
 
 
-def _strings(body: bytes, start: int, size: int, count: int, name: str, binary: bool) -> Array:
+def _strings(body: bytes, start: int, size: int, count: int, name: str, binary: bool, sized_by: str) -> Array:
     if size < 4 * count:
         raise InputError(f"{name}: {count} BYTES elements need at least {4 * count} bytes, got {size}", field=name)
     out = np.empty(count, np.object_)
@@ -56,7 +65,7 @@ def _strings(body: bytes, start: int, size: int, count: int, name: str, binary: 
         position += 4
         if position + length > end:
             raise InputError(
-                f"{name}: element {i} states {length} bytes, {end - position} are left of binary_data_size", field=name
+                f"{name}: element {i} states {length} bytes, {end - position} are left of {sized_by}", field=name
             )
         value = body[position : position + length]
         position += length

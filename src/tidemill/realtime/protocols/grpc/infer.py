@@ -1,0 +1,227 @@
+"""ModelInfer: one request message to one answer, on the shortest way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic
+
+from tidemill.errors import InputError, Problem, TidemillError, Unavailable
+from tidemill.prediction.result import Result
+from tidemill.realtime.endpoint import Endpoint, Endpoints
+from tidemill.realtime.http2_stream import H2Stream
+from tidemill.realtime.inference import Inference
+from tidemill.realtime.protocols.grpc.calls import Calls, Wishes
+from tidemill.realtime.protocols.grpc.decode import DecodeError, InferRequest, decode
+from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, Writer, framed
+from tidemill.realtime.protocols.grpc.read import Frame, InferReader
+from tidemill.realtime.protocols.grpc.status import CallError, GrpcCode
+from tidemill.realtime.protocols.oip_request import Asked
+from tidemill.realtime.service import Service, State
+from tidemill.rows import Rows
+
+__all__ = ["Infer", "Read", "Targets", "answer"]
+
+# Frames remembered, one for each length of message.
+FRAMES = 256
+
+
+class Target:
+    """One model version as gRPC sees it."""
+
+    __slots__ = ("endpoint", "names", "reader", "writer")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.reader = InferReader(endpoint.live, endpoint.limits)
+        self.writer = Writer(endpoint.package)
+        self.names = [o.name for o in endpoint.manifest.outputs]
+
+    def plain(self, asked: Asked) -> bool:
+        """Whether all outputs are wanted and nothing else."""
+        return asked.id is None and not asked.partial and [name for name, _ in asked.outputs] == self.names
+
+
+class Read:
+    """A request that was read: who answers it, its rows, and what the answer shall be like."""
+
+    __slots__ = ("asked", "plain", "rows", "target")
+
+    def __init__(self, target: Target, rows: Rows, asked: Asked, plain: bool) -> None:
+        self.target = target
+        self.rows = rows
+        self.asked = asked
+        self.plain = plain
+
+    def due(self, received_at: float, timeout: float | None) -> float:
+        """When the answer is due, by the soonest of the call's `timeout` (seconds) and the request's own."""
+        own = self.asked.timeout
+        if timeout is None or (own is not None and own < timeout):
+            timeout = own
+        return received_at + (self.target.endpoint.timeout if timeout is None else timeout)
+
+
+class Targets:
+    """Finds and reads for the models that are served now."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._endpoints: Endpoints | None = None
+        self._targets: dict[Endpoint, Target] = {}
+        self._frames: dict[int, tuple[Frame, Target, bool]] = {}
+        self._once: dict[int, int] = {}
+
+    def framed(self, data: bytes, received_at: float) -> Read | None:
+        """A framed message that is one of those before but for its numbers; None if it is not. Raises InputError."""
+        known = self._frames.get(len(data))
+        if known is None or self._endpoints is not self._service.endpoints:
+            return None
+        frame, target, plain = known
+        if not frame.fits(data):
+            return None
+        try:
+            return Read(target, target.reader.framed(frame, data), frame.asked, plain)
+        except InputError as error:
+            target.endpoint.counters.failed(received_at, error.code, error.reason)
+            raise
+
+    def read(self, data: bytes, received_at: float) -> Read:
+        """Any framed message. Raises CallError, NotFound, InputError (which the model has counted) or Unavailable."""
+        try:
+            request = decode(data, FRAME_BYTES)
+        except DecodeError:
+            raise CallError(GrpcCode.INTERNAL, "the message is no inference.ModelInferRequest") from None
+        return self.of(request, data, received_at)
+
+    def of(self, request: InferRequest, data: bytes, received_at: float) -> Read:
+        """A request that was decoded from `data`. Raises as `read` does."""
+        if self._service.state is State.LOADING:
+            raise Unavailable("the models are being loaded", retry_after=1.0)
+        endpoints = self._current()
+        target = self._target(endpoints.find(request.model, request.version or None))
+        try:
+            rows, asked = target.reader.read(request)
+            split = None if request.version else endpoints.split(request.model)
+            if split is not None:
+                target = self._target(split.choose(rows))
+        except InputError as error:
+            target.endpoint.counters.failed(received_at, error.code, error.reason)
+            raise
+        plain = target.plain(asked)
+        if split is None:
+            self._learn(request, data, target, plain)
+        return Read(target, rows, asked, plain)
+
+    def _current(self) -> Endpoints:
+        """The endpoints of this moment; what was learned of those that are gone is forgotten."""
+        endpoints = self._service.endpoints
+        if endpoints is not self._endpoints:
+            self._endpoints = endpoints
+            self._targets = {one: self._targets[one] for one in endpoints if one in self._targets}
+            self._frames.clear()
+            self._once.clear()
+        return endpoints
+
+    def _target(self, endpoint: Endpoint) -> Target:
+        found = self._targets.get(endpoint)
+        if found is None:
+            found = self._targets[endpoint] = Target(endpoint)
+        return found
+
+    def _learn(self, request: InferRequest, data: bytes, target: Target, plain: bool) -> None:
+        """Remember the frame of a message when its like is seen for the second time."""
+        if not request.raw or request.id:
+            return
+        size = len(data)
+        mark = hash(data[: request.raw[0][1]])
+        if self._once.get(size) != mark:
+            if len(self._once) >= FRAMES:
+                self._once.clear()
+            self._once[size] = mark
+            return
+        frame = target.reader.frame(request, data)
+        if frame is not None:
+            if len(self._frames) >= FRAMES:
+                self._frames.clear()
+            self._frames[size] = (frame, target, plain)
+
+
+class Infer:
+    """The method ModelInfer."""
+
+    def __init__(self, targets: Targets, calls: Calls) -> None:
+        self._targets = targets
+        self._calls = calls
+
+    def __call__(self, stream: H2Stream) -> None:
+        stream.on_data = partial(self._first, stream)
+
+    def _first(self, stream: H2Stream, data: bytes, end: bool) -> None:
+        self._calls.first(stream, self._take, data, end)
+
+    def _take(self, stream: H2Stream, wishes: Wishes, data: bytes) -> None:
+        read_at = monotonic()
+        received_at = stream.received_at
+        found = self._targets.framed(data, received_at) or self._targets.read(data, received_at)
+        due = found.due(received_at, wishes.timeout)
+        inference: _Plain
+        if found.plain:
+            inference = _Plain(found.target.endpoint, stream, found.rows, due, read_at)
+        else:
+            inference = _Asked(found.target.endpoint, stream, found.rows, due, read_at, found.asked.partial)
+            inference.asked = found.asked
+        inference.calls = self._calls
+        inference.coding = wishes.answer_coding
+        inference.writer = found.target.writer
+        inference.begin()
+
+
+class _Plain(Inference[H2Stream]):
+    """All outputs, to a client that asked for nothing else."""
+
+    __slots__ = ("calls", "coding", "writer")
+
+    calls: Calls
+    coding: bytes
+    writer: Writer
+
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
+        data = self.writer.plain(result, start, stop)
+        encoded = monotonic()
+        self.calls.reply(self.request, self.coding, data)
+        return encoded
+
+    def tell(self, error: TidemillError) -> None:
+        self.calls.fail(self.request, error)
+
+    def left(self) -> None:
+        super().left()
+        self.calls.left(self.request)
+
+
+class _Asked(_Plain):
+    """An answer as the request asked for it."""
+
+    __slots__ = ("asked",)
+
+    asked: Asked
+
+    def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
+        data = framed(answer(self.writer, self.asked, result, start, stop, problems))
+        encoded = monotonic()
+        self.calls.reply(self.request, self.coding, data)
+        return encoded
+
+
+def answer(
+    writer: Writer,
+    asked: Asked,
+    result: Result,
+    start: int,
+    stop: int,
+    problems: Sequence[Problem],
+    more: bytes = b"",
+) -> bytes:
+    """The message that a request asked for, unframed; `more` are fields of it that are ready."""
+    names = [name for name, _ in asked.outputs]
+    return writer.write(result, start, stop, names, asked.id, problems if asked.partial else None, more)
