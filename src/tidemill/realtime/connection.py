@@ -14,11 +14,12 @@ from typing import cast
 
 from tidemill.realtime.head import REFUSED, Head, Refusal
 from tidemill.realtime.http1 import DONE, OPEN, STREAMING, Http1Request
+from tidemill.realtime.http2 import Http2Connection
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.reader import BETWEEN, BODY, DEAF, HEAD, Reader
 from tidemill.realtime.request import JSON
 from tidemill.realtime.security.tls import certificate_identity
-from tidemill.realtime.traffic import traffic
+from tidemill.realtime.traffic import Meter
 from tidemill.realtime.wire import CONTINUE, error_body, head_bytes
 
 __all__ = ["Connection"]
@@ -40,12 +41,12 @@ class Connection(Reader, asyncio.Protocol):
         "_handler",
         "_held",
         "_leaving",
+        "_meter",
         "_most",
-        "_received",
-        "_sent",
         "_stalled_at",
         "_stalled_size",
         "_transport",
+        "_vigil",
         "caller",
         "clock",
         "clogged",
@@ -60,6 +61,7 @@ class Connection(Reader, asyncio.Protocol):
         self._handler = plane.handler
         self.caller = ""
         self._most = plane.limits.max_pipelined
+        self._vigil = plane.vigil
         self.clock = plane.clock
         self.queue: deque[Http1Request] = deque()
         # Parsed but not yet handed over: one read can hold more requests than a connection may have outstanding.
@@ -69,7 +71,6 @@ class Connection(Reader, asyncio.Protocol):
         self._eof = False
         self._held = False
         self._leaving = False
-        self._sent = self._received = 0
         self._stalled_size = 0
 
     # -- transport ------------------------------------------------------------------------------------------
@@ -77,6 +78,7 @@ class Connection(Reader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plane = self._plane
         self._transport = cast(asyncio.Transport, transport)
+        self._meter = Meter(transport)
         self.send = self._transport.write
         self.send_all = self._transport.writelines
         certificate = transport.get_extra_info("peercert")
@@ -95,6 +97,8 @@ class Connection(Reader, asyncio.Protocol):
         self._linger(sending=True)
 
     def data_received(self, data: bytes) -> None:
+        if not self._vigil.stirred:
+            self._vigil.stir()
         if self._stage == BETWEEN and data.startswith(self._same) and len(data) == self._same_size:
             # The shortest way, and the commonest: the same head as last time, one request, all of it.
             queue = self.queue
@@ -130,7 +134,7 @@ class Connection(Reader, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stage = DEAF
         self._drop_body()
-        self._count_bytes()
+        self._meter.count(self._plane.counts)
         self._plane.connections.discard(self)
         self._plane.lingering.discard(self)
         self.waiting.clear()
@@ -185,6 +189,12 @@ class Connection(Reader, asyncio.Protocol):
         # It must not overtake what waits.
         (self.waiting or self.queue).append(request)
         self.advance()
+
+    def speak_http2(self, data: bytes) -> None:
+        self._plane.connections.discard(self)
+        successor = Http2Connection(self._plane, self._transport, self._meter, self.caller, self._born)
+        self._transport.set_protocol(successor)
+        successor.data_received(data)
 
     # -- answers out ----------------------------------------------------------------------------------------
 
@@ -283,7 +293,7 @@ class Connection(Reader, asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Once a second: end what takes too long."""
-        self._count_bytes()
+        self._meter.count(self._plane.counts)
         limits = self._plane.limits
         transport = self._transport
         lingering = self in self._plane.lingering
@@ -315,16 +325,9 @@ class Connection(Reader, asyncio.Protocol):
             if now - self._last > idle and not self._unread():
                 self._linger()
 
-    def _count_bytes(self) -> None:
-        """What has gone over the wire since the last time, as the kernel counts it."""
-        found = traffic(self._transport)
-        if found is None:
-            return
-        sent, received = found
-        counts = self._plane.counts
-        counts.sent_bytes[0] += sent - self._sent
-        counts.received_bytes[0] += received - self._received
-        self._sent, self._received = sent, received
+    def warn(self) -> None:
+        """The server goes away: say so with the next answer."""
+        self.careful = True
 
     def retire(self, now: float) -> None:
         """Close if idle. A connection so young that its first request may be on the way is not."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tidemill.observability.process import ProcessCounters
 from tidemill.realtime.head import Head
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Handler
+from tidemill.realtime.vigil import Vigil
 from tidemill.realtime.wire import Clock
 
 if TYPE_CHECKING:
     from tidemill.realtime.connection import Connection
+    from tidemill.realtime.http2 import Http2Connection
+    from tidemill.realtime.http2_stream import H2Stream
 
 __all__ = ["KNOWN_HEAD_BYTES", "Plane"]
 
@@ -28,10 +32,13 @@ class Plane:
         self.handler = handler
         self.limits = limits
         self.clock = Clock()
+        self.vigil = Vigil()
         self.heads: dict[bytes, Head] = {}
         self._once: set[int] = set()
-        self.connections: set[Connection] = set()
-        self.lingering: set[Connection] = set()
+        # Who is called with each HTTP/2 stream that carries gRPC; without it, gRPC is a request like any other.
+        self.streams: Callable[[H2Stream], None] | None = None
+        self.connections: set[Connection | Http2Connection] = set()
+        self.lingering: set[Connection | Http2Connection] = set()
         self.capacity = limits.max_connections
         self.counts = counts or ProcessCounters()
         # Bytes of bodies that are not complete yet, of all connections together.
