@@ -228,14 +228,6 @@ def test_an_offer_to_upgrade_with_a_chunked_body(mirroring: Running) -> None:
         assert client.rest() == b""
 
 
-def test_the_http2_preface_is_told_what_is_spoken(echoing: Running) -> None:
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    for pieces in ([preface + b"\0\0\0\4\0\0\0\0\0"], [preface[i : i + 1] for i in range(len(preface))]):
-        with echoing.client() as client:
-            answer = client.send(*pieces).answer()
-            assert (answer.status, answer.closes) == (505, True)
-
-
 def test_a_failing_handler_costs_one_request(caplog: pytest.LogCaptureFixture) -> None:
     def handler(request: Request) -> None:
         if request.body == b"bad":

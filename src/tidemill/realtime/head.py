@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Header
 
-__all__ = ["REFUSED", "Head", "Refusal", "read_head"]
+__all__ = ["METHODS", "REFUSED", "Head", "Refusal", "join_repeated", "read_head"]
 
 SLASH, PERCENT, HASH = b"/%#"
 # Headers that leave a request and its answer as they are.
@@ -108,7 +108,7 @@ def read_head(parser: Any, target: bytes, headers: list[Header], limits: HttpLim
         raise Refusal(501, "CONNECT is not supported: this is not a proxy")
     fields = dict(headers)
     if len(fields) != len(headers):
-        fields = _join_repeated(headers)
+        fields = join_repeated(headers)
     if http11 and b"host" not in fields:
         raise Refusal(400, "the Host header is missing; HTTP/1.1 requires it")
     if b"transfer-encoding" in fields:
@@ -131,7 +131,7 @@ def read_head(parser: Any, target: bytes, headers: list[Header], limits: HttpLim
     return head
 
 
-def _join_repeated(headers: list[Header]) -> dict[bytes, bytes]:
+def join_repeated(headers: list[Header]) -> dict[bytes, bytes]:
     """One value a name, RFC 9110 5.3. What frames a message or names its authority must not be repeated."""
     fields: dict[bytes, bytes] = {}
     for name, value in headers:

@@ -17,6 +17,7 @@ from time import monotonic
 from tidemill.observability.process import ProcessCounters
 from tidemill.realtime.accepting import Acceptor, Seats
 from tidemill.realtime.connection import Connection
+from tidemill.realtime.http2 import Http2Connection
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.request import JSON, Handler, Request
@@ -56,7 +57,8 @@ class HttpServer:
         """Whether others go on accepting from the socket: then what waits in its queue is left to them."""
         self.on_stopped: Callable[[], None] | None = None
         """Called once nothing more is accepted."""
-        self._handshakes: set[asyncio.Task[object]] = set()
+        # In the order in which they began.
+        self._handshakes: dict[asyncio.Task[object], None] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._port = 0
 
@@ -129,7 +131,7 @@ class HttpServer:
         plane = self._plane
         plane.draining = True
         for connection in plane.connections:
-            connection.careful = True
+            connection.warn()
         await asyncio.sleep(lame_duck)
         deadline = monotonic() + grace
         await self._stop_accepting(grace)
@@ -167,8 +169,14 @@ class HttpServer:
 
     def _take(self, sock: socket.socket) -> None:
         task: asyncio.Task[object] = self._loop.create_task(self._welcome(sock))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._handshakes[task] = None
+        task.add_done_callback(self._shaken)
+        if len(self._handshakes) > self.limits.max_handshakes:
+            # A client that means it is done in a few round trips: the oldest is the likeliest never to be.
+            next(iter(self._handshakes)).cancel()
+
+    def _shaken(self, task: asyncio.Task[object]) -> None:
+        self._handshakes.pop(task, None)
 
     async def _welcome(self, sock: socket.socket) -> None:
         # A handshake that fails is the client's business.
@@ -192,7 +200,7 @@ class HttpServer:
         plane.clock.tick()
         self._sweep_some(iter((*plane.connections, *plane.lingering)))
 
-    def _sweep_some(self, connections: Iterator[Connection]) -> None:
+    def _sweep_some(self, connections: Iterator[Connection | Http2Connection]) -> None:
         """A few at a time: ten thousand at once would hold up every request for ten milliseconds."""
         now = monotonic()
         some = tuple(itertools.islice(connections, SWEPT_AT_ONCE))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tidemill.realtime.head import Head
 from tidemill.realtime.request import JSON, Header, Request
-from tidemill.realtime.wire import BODILESS, CHUNK_END, LENGTHS, chunk, head_bytes
+from tidemill.realtime.wire import BODILESS, CHUNK_END, LENGTHS, checked, chunk, head_bytes
 
 if TYPE_CHECKING:
     from tidemill.realtime.connection import Connection
@@ -22,7 +22,6 @@ OPEN, STREAMING, DONE = range(3)
 SHORT = len(LENGTHS)
 # From this size on, two system buffers are cheaper than one copy.
 WORTH_SCATTERING = 65536
-LF, CR, NUL = b"\n\r\0"
 
 
 class Http1Request(Request):
@@ -74,7 +73,7 @@ class Http1Request(Request):
                 conn.send(b"".join((conn.clock.ok_json, LENGTHS[size], body)))
             else:
                 length = (b"content-length: %d\r\n" % size,)
-                first = head_bytes(status, content_type, _checked(headers), conn.clock.date, length)
+                first = head_bytes(status, content_type, checked(headers), conn.clock.date, length)
                 self._phase = DONE
                 if size < WORTH_SCATTERING:
                     conn.send(first + body)
@@ -84,7 +83,7 @@ class Http1Request(Request):
             if queue or conn.waiting:
                 conn.advance()
             return
-        headers = _checked(headers)
+        headers = checked(headers)
         self._phase = DONE
         self._answer: tuple[int, bytes | list[bytes] | None, bytes, tuple[Header, ...]]
         self._answer = (status, body, content_type, headers)
@@ -100,7 +99,7 @@ class Http1Request(Request):
         if self._phase:
             self._answered_already()
             return
-        headers = _checked(headers)
+        headers = checked(headers)
         self._phase = STREAMING
         self._answer = (status, None, content_type, headers)
         self._parts: list[bytes] | None = []
@@ -197,13 +196,3 @@ class Http1Request(Request):
     def _not_started(self) -> None:
         if not self.gone:
             raise RuntimeError(f"the answer to {self.method} {self.path} is not one that was started")
-
-
-def _checked(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Answer headers, none of which can smuggle in a line of its own."""
-    headers = tuple(headers)
-    for header in headers:
-        for text in header:
-            if LF in text or CR in text or NUL in text:
-                raise ValueError(f"an answer header holds a line break or NUL: {header[0]!r}: {header[1]!r}")
-    return headers

@@ -28,6 +28,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Connections above this number are answered 503 with Retry-After and closed."""
     max_pipelined: Count = 64
     """Requests of one connection that a handler holds at once; more are read only when some are answered."""
+    max_streams: Count = 256
+    """Requests that an HTTP/2 connection may have outstanding; more are refused, for the client to try again."""
     header_timeout: Seconds = 10.0
     """From the first byte of a request (or from the connection) to the end of its headers; also a TLS handshake."""
     body_timeout: Seconds = 10.0

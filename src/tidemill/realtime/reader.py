@@ -13,12 +13,11 @@ from typing import Any
 import httptools
 
 from tidemill.realtime.head import REFUSED, Head, Refusal, read_head
+from tidemill.realtime.http2_frames import PREFACE
 from tidemill.realtime.plane import KNOWN_HEAD_BYTES, Plane
 from tidemill.realtime.request import Header
 
 __all__ = ["BETWEEN", "BODY", "DEAF", "HEAD", "Reader"]
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 # Where in the stream of requests a connection is; DEAF reads no more requests.
 BETWEEN, HEAD, BODY, DEAF = range(4)
@@ -84,6 +83,10 @@ class Reader(ABC):
         """What has come cannot be understood, or is too much: answer that and read no more."""
 
     @abstractmethod
+    def speak_http2(self, data: bytes) -> None:
+        """The client began with HTTP/2's preface; what follows it is for that."""
+
+    @abstractmethod
     def advance(self) -> None:
         """A body is awaited by both sides: say 100 Continue when it is its turn."""
 
@@ -118,8 +121,9 @@ class Reader(ABC):
         if parser is None:
             # The seam for HTTP/2: only here can a connection begin with its preface.
             data = self._first + data
-            if data.startswith(PREFACE[:14]):
-                self.refuse(Refusal(505, "HTTP/2 is not spoken on this port: use HTTP/1.1"))
+            if data.startswith(PREFACE):
+                self._stage = DEAF
+                self.speak_http2(data[len(PREFACE) :])
                 return
             if PREFACE.startswith(data):
                 # It may become either. Until it does, no known head may be looked for in what follows.

@@ -6,7 +6,9 @@ import asyncio
 import socket
 import struct
 
-__all__ = ["traffic"]
+from tidemill.observability.process import ProcessCounters
+
+__all__ = ["Meter", "traffic"]
 
 # Of <linux/tcp.h>: tcpi_bytes_acked and tcpi_bytes_received of struct tcp_info.
 BYTES = struct.Struct("=QQ")
@@ -24,3 +26,22 @@ def traffic(transport: asyncio.BaseTransport) -> tuple[int, int] | None:
     except (OSError, struct.error):
         return None
     return sent, received
+
+
+class Meter:
+    """Counts the bytes of one connection, as often as it is asked to, each once."""
+
+    __slots__ = ("_received", "_sent", "_transport")
+
+    def __init__(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._sent = self._received = 0
+
+    def count(self, counts: ProcessCounters) -> None:
+        """Add what has gone over the wire since the last time."""
+        found = traffic(self._transport)
+        if found is not None:
+            sent, received = found
+            counts.sent_bytes[0] += sent - self._sent
+            counts.received_bytes[0] += received - self._received
+            self._sent, self._received = sent, received

@@ -8,9 +8,10 @@ from http import HTTPStatus
 
 import orjson
 
+from tidemill.realtime.http2_headers import field
 from tidemill.realtime.request import JSON, Header
 
-__all__ = ["BODILESS", "CHUNK_END", "CONTINUE", "LENGTHS", "Clock", "chunk", "error_body", "head_bytes"]
+__all__ = ["BODILESS", "CHUNK_END", "CONTINUE", "LENGTHS", "Clock", "checked", "chunk", "error_body", "head_bytes"]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CHUNK_END = b"0\r\n\r\n"
@@ -18,20 +19,35 @@ STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in 
 # The end of a head for the lengths that nearly all answers have.
 LENGTHS = [b"%d\r\n\r\n" % n for n in range(4096)]
 BODILESS = frozenset((204, 304))
+LF, CR, NUL = b"\n\r\0"
 
 
 class Clock:
     """The Date header of this second, and the head of the commonest answer that carries it."""
 
-    __slots__ = ("date", "ok_json")
+    __slots__ = ("date", "date_field", "ok_json", "ok_json_block")
 
     def __init__(self) -> None:
         self.tick()
 
     def tick(self) -> None:
         """Take the time again; called once a second."""
-        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        now = formatdate(usegmt=True).encode()
+        self.date = b"date: " + now + b"\r\n"
         self.ok_json = STATUS_LINES[200] + self.date + b"content-type: " + JSON + b"\r\ncontent-length: "
+        # The same for HTTP/2, as header fields.
+        self.date_field = field(b"date", now)
+        self.ok_json_block = field(b":status", b"200") + self.date_field + field(b"content-type", JSON)
+
+
+def checked(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """Answer headers, none of which can smuggle in a line of its own. Raises ValueError."""
+    headers = tuple(headers)
+    for header in headers:
+        for text in header:
+            if LF in text or CR in text or NUL in text:
+                raise ValueError(f"an answer header holds a line break or NUL: {header[0]!r}: {header[1]!r}")
+    return headers
 
 
 def head_bytes(
