@@ -214,7 +214,7 @@ def test_a_killed_replica_is_not_seen_by_who_may_ask_again(proxy, replicas):
         wait_for(lambda: proxy.healthy() == 2, proxy.text)
         one.kill()
         # The other holds it too: killed in turn, the one retry is used up.
-        wait_for(lambda: two.seen.read_text().split() == ["/v2/models/any/slow"])
+        wait_for(lambda: two.seen.read_text().split() == ["/v2/models/any/slow"], two.seen.read_text)
         assert [asked[i].result(30).status_code for i in (1, 2)] == [503, 503]
         assert answers(proxy.url) == {"two"}, "the dead one gets nothing"
         two.kill()

@@ -260,8 +260,12 @@ def _cluster(front: Front) -> Plain:
         },
         # A replica that the supervisor took out is out, whatever its health was.
         "ignore_health_on_host_removal": True,
-        # Fail open only where none is healthy: a lost majority does not get requests back.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "common_lb_config": {
+            # Fail open only where none is healthy: a lost majority does not get requests back.
+            "healthy_panic_threshold": {"value": 1},
+            # Else a replica that became healthy is used a second later.
+            "update_merge_window": "0s",
+        },
         # How much may wait is the replicas' decision, which say when to come back; Envoy's default would cut at 1024.
         "circuit_breakers": {"thresholds": [most]},
         "health_checks": [
