@@ -18,6 +18,7 @@ from tidemill.observability.process import ProcessCounters
 from tidemill.realtime.accepting import Acceptor, Seats
 from tidemill.realtime.connection import Connection
 from tidemill.realtime.http2 import Http2Connection
+from tidemill.realtime.http2_stream import H2Stream
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.request import JSON, Handler, Request
@@ -37,7 +38,7 @@ BPF_RETURN = 6
 
 
 class HttpServer:
-    """Serves HTTP/1.1 on one socket of the running event loop."""
+    """Serves HTTP/1.1 and HTTP/2 on one socket of the running event loop."""
 
     def __init__(
         self,
@@ -45,10 +46,15 @@ class HttpServer:
         limits: HttpLimits | None = None,
         ssl_context: ssl.SSLContext | None = None,
         counts: ProcessCounters | None = None,
+        streams: Callable[[H2Stream], None] | None = None,
     ) -> None:
-        """`handler` is called in the event loop with each complete request; it answers it then or later."""
+        """`handler` is called in the event loop with each complete request; it answers it then or later.
+
+        `streams` is called with each HTTP/2 stream that carries gRPC, once its headers are complete.
+        """
         self.limits = limits or HttpLimits()
         self._plane = Plane(handler, self.limits, counts)
+        self._plane.streams = streams
         self._ssl = ssl_context
         self._server: asyncio.Server | None = None
         self._twin: socket.socket | None = None
@@ -75,11 +81,12 @@ class HttpServer:
         Of a socket that is passed a copy is taken; `seats` tell what the others hold. Raises OSError.
         """
         self._plane.capacity = _capacity(self.limits.max_connections)
-        if sock is not None:
-            sock = sock.dup()
+        if sock is not None or self._ssl is not None:
+            self.leaves_queue = sock is not None
+            sock = create_listener(host, port) if sock is None else sock.dup()
             sock.setblocking(False)
             self._port = 0 if sock.family == socket.AF_UNIX else sock.getsockname()[1]
-            self.leaves_queue = True
+            # Here rather than in the loop's own server, because handshakes in progress are counted.
             self.acceptor = Acceptor(
                 sock, self._take, lambda: len(self._plane.connections) + len(self._handshakes), seats
             )
@@ -88,13 +95,7 @@ class HttpServer:
             # The twin keeps the kernel's queue of new connections when the listener closes: they are not reset.
             self._twin = sock.dup()
             self._port = sock.getsockname()[1]
-            self._server = await self._loop.create_server(
-                self._connection,
-                sock=sock,
-                backlog=BACKLOG,
-                ssl=self._ssl,
-                ssl_handshake_timeout=self._handshake_timeout,
-            )
+            self._server = await self._loop.create_server(self._connection, sock=sock, backlog=BACKLOG)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     @property
@@ -171,9 +172,11 @@ class HttpServer:
         task: asyncio.Task[object] = self._loop.create_task(self._welcome(sock))
         self._handshakes[task] = None
         task.add_done_callback(self._shaken)
-        if len(self._handshakes) > self.limits.max_handshakes:
+        if len(self._handshakes) > self.limits.max_handshakes and self._ssl is not None and self.acceptor is not None:
             # A client that means it is done in a few round trips: the oldest is the likeliest never to be.
-            next(iter(self._handshakes)).cancel()
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            oldest.cancel()
 
     def _shaken(self, task: asyncio.Task[object]) -> None:
         self._handshakes.pop(task, None)

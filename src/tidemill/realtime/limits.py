@@ -30,6 +30,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Requests of one connection that a handler holds at once; more are read only when some are answered."""
     max_streams: Count = 256
     """Requests that an HTTP/2 connection may have outstanding; more are refused, for the client to try again."""
+    max_handshakes: Count = 512
+    """TLS handshakes in progress; for one more, the oldest is given up."""
     header_timeout: Seconds = 10.0
     """From the first byte of a request (or from the connection) to the end of its headers; also a TLS handshake."""
     body_timeout: Seconds = 10.0
