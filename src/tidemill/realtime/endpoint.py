@@ -1,18 +1,21 @@
-"""Endpoints: loaded packages that answer requests, found by model name and version."""
+"""Endpoints: loaded packages that answer requests, found by model name and version or alias."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from tidemill.errors import ConfigError, NotFound
+from tidemill.errors import ConfigError, InputError, NotFound
 from tidemill.model.package import Package
 from tidemill.observability.counters import Counters
 from tidemill.observability.recorder import Recorder
 from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
+from tidemill.realtime.models.options import EndpointOptions
+from tidemill.realtime.models.shadow import Shadow
+from tidemill.realtime.models.split import Split
+from tidemill.realtime.models.versions import natural
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.probe import Probe
 from tidemill.rows import Rows
@@ -24,7 +27,10 @@ OVERDUE = 0.5
 
 
 class Endpoint:
-    """One model version: its path, the merging in front of it, and what it counts. `example` is a row it answers."""
+    """One model version: its path, the merging in front of it, and what it counts. `example` is a row it answers.
+
+    `options` are its model's, and `shadow`, if there is one, is told of each answer after it was given.
+    """
 
     def __init__(
         self,
@@ -35,6 +41,7 @@ class Endpoint:
         limits: RequestLimits,
         loop: asyncio.AbstractEventLoop,
         recorder: Recorder | None = None,
+        options: EndpointOptions | None = None,
     ) -> None:
         self.live = live
         self.package: Package = live.package
@@ -42,7 +49,9 @@ class Endpoint:
         self.name = live.package.name
         self.version = live.package.version
         self.limits = limits
-        self.timeout = self.manifest.slo.timeout_ms / 1e3
+        self.options = options or EndpointOptions()
+        self.timeout = self.options.timeout or self.manifest.slo.timeout_ms / 1e3
+        self.shadow: Shadow | None = None
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
         self.batched = Batched(live, profile, batching, loop, self.counters)
@@ -64,17 +73,29 @@ class Endpoint:
 
 
 class Endpoints:
-    """All versions of all models of one server. Without a version, the highest answers."""
+    """All versions of all models of one server: one moment's set, never changed.
 
-    def __init__(self, endpoints: Sequence[Endpoint] = ()) -> None:
+    An alias stands for a version of its model. Without a version the model's default answers, else its highest.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint] = (),
+        aliases: Mapping[str, Mapping[str, str]] | None = None,
+        splits: Mapping[str, Split[Endpoint]] | None = None,
+    ) -> None:
+        """Raises ConfigError for two endpoints of one name and version. `splits` are by model name."""
         self._models: dict[str, dict[str, Endpoint]] = {}
+        self._aliases = aliases or {}
+        self._splits = splits or {}
         for one in endpoints:
             versions = self._models.setdefault(one.name, {})
             if one.version in versions:
                 raise ConfigError(f"two packages are {one.name} version {one.version}; serve one of them")
             versions[one.version] = one
         for name, versions in self._models.items():
-            self._models[name] = dict(sorted(versions.items(), key=lambda item: _natural(item[0])))
+            self._models[name] = dict(sorted(versions.items(), key=lambda item: natural(item[0])))
+        self._defaults = {name: self._default(name, versions) for name, versions in self._models.items()}
 
     def __iter__(self) -> Iterator[Endpoint]:
         for versions in self._models.values():
@@ -86,25 +107,45 @@ class Endpoints:
 
     def versions(self, name: str) -> list[Endpoint]:
         """The versions of a model, lowest first. Raises NotFound."""
+        return list(self._versions(name).values())
+
+    def _versions(self, name: str) -> Mapping[str, Endpoint]:
         found = self._models.get(name)
         if found is None:
             raise NotFound(
                 f"unknown model {name!r:.200}: this server has {', '.join(map(repr, self._models)) or 'none'}"
             )
-        return list(found.values())
+        return found
+
+    def aliases(self, name: str) -> dict[str, Endpoint]:
+        """The aliases of a model that stand for a version that is served."""
+        versions = self._models.get(name, {})
+        return {alias: versions[v] for alias, v in self._aliases.get(name, {}).items() if v in versions}
+
+    def split(self, name: str) -> Split[Endpoint] | None:
+        """How calls of a model that name no version are shared, if they are: then its `choose` says who answers."""
+        return self._splits.get(name)
 
     def find(self, name: str, version: str | None = None) -> Endpoint:
-        """One version of a model, or its highest. Raises NotFound naming what there is."""
-        versions = self.versions(name)
-        if version is None:
-            return versions[-1]
-        for one in versions:
-            if one.version == version:
-                return one
-        known = ", ".join(repr(one.version) for one in versions)
-        raise NotFound(f"unknown version {version!r:.200} of model {name!r}: this server has {known}")
+        """One version of a model, by its version or alias (`NAME@ALIAS` names both), or its default.
 
+        Raises NotFound naming what there is, InputError for two versions in one breath.
+        """
+        name, at, named = name.partition("@")
+        if at:
+            if version:
+                raise InputError(f"{name}@{named:.200} names a version already; leave out version {version!r:.200}")
+            version = named
+        versions = self._versions(name)
+        if not version and not at:
+            return self._defaults[name]
+        found = versions.get(version or "") or versions.get(self._aliases.get(name, {}).get(version or "", ""))
+        if found is None:
+            known = ", ".join(map(repr, [*versions, *self.aliases(name)]))
+            raise NotFound(f"unknown version {version!r:.200} of model {name!r}: this server has {known}")
+        return found
 
-def _natural(version: str) -> list[tuple[int, str]]:
-    """Order of versions in which 10 follows 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[^\d]+", version)]
+    def _default(self, name: str, versions: Mapping[str, Endpoint]) -> Endpoint:
+        highest = list(versions.values())[-1]
+        wanted = highest.options.default
+        return highest if wanted is None else versions.get(wanted) or self.aliases(name).get(wanted) or highest

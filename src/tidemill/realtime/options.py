@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import msgspec
 
 from tidemill.config import Config
+from tidemill.errors import ConfigError
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.models.options import EndpointOptions, Name, RepositoryOptions
 from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.security.options import AuthOptions, RateLimits
 from tidemill.realtime.security.tls import TlsOptions
 
-__all__ = ["RequestLimits", "ServeOptions"]
+__all__ = ["ManagementOptions", "RequestLimits", "ServeOptions"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -26,6 +27,13 @@ class RequestLimits(Config, frozen=True, kw_only=True):
     max_elements: Positive = 1 << 24
 
 
+class ManagementOptions(Config, frozen=True, kw_only=True):
+    """`[management]`: `port` 0 takes any free one (the log tells it); without a port there is no management."""
+
+    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+
+
 class ServeOptions(Config, frozen=True, kw_only=True):
     """`tidemill serve`. Times are seconds.
 
@@ -36,7 +44,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     serialises them anyway); `max_queue_rows` rows of one model wait at most. `packages` (or one `package`) and
     `repository` say what is served; `model_control` what changes that while the server runs: nothing, the repository
     itself (poll) or requests (explicit). `aliases` is by model, then alias; `max_model_memory` is bytes of all models
-    of the process together.
+    of the process together. In `counters_dir` the counts outlive the process; otherwise they end with it.
     """
 
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
@@ -48,6 +56,8 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     access_log: bool = False
     lame_duck: Seconds = 1.0
     grace: Seconds = 30.0
+    management: ManagementOptions = ManagementOptions()
+    counters_dir: str | None = None
     workers: Positive | None = None
     max_queue_rows: Positive = 65_536
     http: HttpLimits = HttpLimits()
@@ -63,5 +73,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""
+        if self.replicas is not None and (problems := self.replicas.problems()):
+            raise ConfigError(problems)
         if self.auth is not None:
             self.auth.check(self.tls is not None and self.tls.client_ca is not None)

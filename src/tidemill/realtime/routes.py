@@ -16,13 +16,19 @@ __all__ = ["Router", "document"]
 
 class Router:
     """A table of paths, each behind the `guard` if there is one. What is not in it goes to `otherwise`, which may raise
-    a TidemillError.
+    a TidemillError. `count` is told the status of each error that is answered here.
     """
 
-    def __init__(self, otherwise: Callable[[Request], None] | None = None, guard: Guard | None = None) -> None:
+    def __init__(
+        self,
+        otherwise: Callable[[Request], None] | None = None,
+        guard: Guard | None = None,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
         self._targets: dict[bytes, dict[str, Handler]] = {}
         self._otherwise = otherwise
         self._guard = guard
+        self._count = count
 
     def add(self, method: str, path: str, handler: Handler) -> None:
         """Answer a method (GET also answers HEAD) at a path, given without percent-encoding."""
@@ -53,12 +59,16 @@ class Router:
                 self._guard.require(request)
             if methods is not None:
                 not_allowed(request, methods)
+                if self._count is not None:
+                    self._count(405)
                 return
             if self._otherwise is not None:
                 self._otherwise(request)
                 return
             raise NotFound(f"no such path: {request.path}")
         except TidemillError as error:
+            if self._count is not None:
+                self._count(error.status)
             reply_error(request, error)
 
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import os
 import socket
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import orjson
 
 from tidemill.errors import NotFound, Unavailable
-from tidemill.model.package import open_package
-from tidemill.prediction.batched import BatchLimits
-from tidemill.prediction.live import Live
-from tidemill.prediction.profile import Profile, measure
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.access import logged
-from tidemill.realtime.endpoint import Endpoint, Endpoints
+from tidemill.realtime.endpoint import Endpoints
 from tidemill.realtime.http import HttpServer
+from tidemill.realtime.models.control import Control
+from tidemill.realtime.models.desired import Desired
+from tidemill.realtime.models.keeper import Keeper
+from tidemill.realtime.models.local import LocalControl
+from tidemill.realtime.models.model import Failures
+from tidemill.realtime.models.models import Models
+from tidemill.realtime.monitor import Monitor, models_of
 from tidemill.realtime.openapi import openapi
 from tidemill.realtime.options import ServeOptions
-from tidemill.realtime.probe import tried
 from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
 from tidemill.realtime.protocols.tfserving import add_tfserving
@@ -35,8 +34,9 @@ from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.security.upkeep import Security, readable_keys
 from tidemill.realtime.service import Service, State
-from tidemill.rows import Rows
-from tidemill.runtimes.cpu import cpu_budget
+
+if TYPE_CHECKING:
+    from tidemill.realtime.management import Management
 
 __all__ = ["Server"]
 
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 DOCUMENTS = ("/openapi.json", "/v2", "/v2/health/ready", "/v1/models")
 
 PathLike = str | os.PathLike[str]
-T = TypeVar("T")
 
 
 class Server:
@@ -56,12 +55,19 @@ class Server:
         self.options = options or ServeOptions()
         self.options.check()
         self.service = Service()
+        self.monitor = Monitor(self.options.counters_dir)
+        self.management: Management | None = None
         self.security = Security(self.options.tls, self.options.auth, self.options.rate_limits)
-        self._router = Router(self._missing, self.security.guard)
+        self.models = Models(self.options, self._swapped, self.monitor.recorder)
+        self.control: Control | None = None
+        self._router = self._new_router()
         self._add_always(self._router)
         handler = logged(self.handle) if self.options.access_log else self.handle
         tls = self.security.tls
-        self.http = HttpServer(handler, self.options.http, None if tls is None else tls.context)
+        self.http = HttpServer(handler, self.options.http, None if tls is None else tls.context, self.monitor.counts)
+
+    def _new_router(self) -> Router:
+        return Router(self._missing, self.security.guard, self.monitor.counts.error)
 
     @property
     def address(self) -> str:
@@ -80,54 +86,71 @@ class Server:
         """
         await self.http.start(self.options.host, self.options.port, sock=sock, seats=seats)
         self.security.start()
+        self._open_management()
         if readable_keys(self.options.host, self.options.tls, self.options.auth):
             log.warning("without TLS, keys and tokens can be read on the network", extra={"host": self.options.host})
         log.info("listening", extra={"address": self.address})
 
-    async def load(self, packages: Sequence[PathLike]) -> None:
-        """Verify, load and warm up the packages, then be ready.
+    def _open_management(self) -> None:
+        options = self.options.management
+        if options.port is not None:
+            # Half of what a server imports is for this.
+            from tidemill.realtime.management import Management
+
+            service = self.service
+            self.management = Management(
+                options.host,
+                options.port,
+                self.options.counters_dir or self.monitor.recorder,
+                lambda: service.ready,
+                lambda: models_of(service),
+            )
+            self.management.start()
+
+    async def load(self, packages: Sequence[PathLike] = ()) -> None:
+        """Verify, load and warm up the packages, those of the options and the repository, then be ready.
 
         Raises PackageError or ConfigError, naming the file; the port is closed then.
         """
+        control = LocalControl(Keeper(self.options, packages), self.models)
         try:
-            self._serve(await self._open(packages))
+            await control.start()
         except BaseException:
             await self.http.drain(0.0, 0.0)
             raise
+        self.control = control
+        if self.options.repository is not None and self.options.model_control == "poll":
+            control.poll(self.options.repository.interval)
+        self._ready()
 
-    async def _open(self, packages: Sequence[PathLike]) -> Endpoints:
-        loop = asyncio.get_running_loop()
-        endpoints = []
-        for directory in packages:
-            live, profile, example, failure = await _on_daemon(partial(_open, directory))
-            # Threads that wait for the interpreter's lock only keep calls from being merged.
-            workers = self.options.workers or (cpu_budget() if live.runtime.releases_gil else 1)
-            batching = BatchLimits(max_queue_rows=self.options.max_queue_rows, workers=workers)
-            endpoints.append(Endpoint(live, profile, example, batching, self.options.requests, loop))
-            cost = {str(n): round(s * 1e6, 1) for n, s in zip(profile.sizes, profile.seconds, strict=True)}
-            log.info("loaded", extra={"model": live.package.name, "version": live.package.version, "call_us": cost})
-            if failure is not None and example is not None:
-                endpoints[-1].unable(failure)
-            elif failure is not None:
-                log.warning("the model could not be tried", extra={"model": live.package.name, "reason": failure})
-        return Endpoints(endpoints)
+    async def apply(self, desired: Desired) -> Failures:
+        """Serve what somebody else has decided on, and be ready. Returns why which version is not served."""
+        failures = await self.models.apply(desired)
+        if self.service.state is State.LOADING:
+            self._ready()
+        return failures
 
-    def _serve(self, endpoints: Endpoints) -> None:
-        self.service.endpoints = endpoints
-        router = Router(self._missing, self.security.guard)
-        self._add_always(router)
-        add_models(router, self.service)
-        add_tfserving(router, self.service, self.options.http.max_body_bytes)
-        add_infer(router, self.service, self.options.http.max_body_bytes)
-        router.add("GET", "/openapi.json", document(orjson.dumps(openapi(self.service.endpoints))))
-        self._router = router
+    def _ready(self) -> None:
         # What lives as long as the process is not looked at again by the garbage collector.
         gc.collect()
         gc.freeze()
         self.service.state = State.SERVING
+        self.monitor.start(self.service, self.http)
         if self.options.port_file is not None:
             _write_whole(Path(self.options.port_file), self.address + "\n")
         log.info("ready", extra={"address": self.address, "models": self.service.endpoints.names})
+
+    def _swapped(self, endpoints: Endpoints) -> None:
+        """From now on these answer."""
+        self.service.endpoints = endpoints
+        router = self._new_router()
+        self._add_always(router)
+        most = self.options.http.max_body_bytes
+        add_models(router, self.service)
+        add_tfserving(router, self.service, most)
+        add_infer(router, self.service, most)
+        router.add("GET", "/openapi.json", document(lambda: _openapi(endpoints)))
+        self._router = router
 
     def _add_always(self, router: Router) -> None:
         """What is answered from the first moment on."""
@@ -164,30 +187,18 @@ class Server:
     def close(self) -> None:
         """Fail what still waits, at once."""
         self.security.close()
-        for one in self.service.endpoints:
-            one.close()
+        self.monitor.close()
+        if self.management is not None:
+            self.management.close()
+        if isinstance(self.control, LocalControl):
+            self.control.close()
+        self.models.close()
 
 
-async def _on_daemon(function: Callable[[], T]) -> T:
-    """Call on a thread of its own that may be left behind: a model that never loads must not keep the process."""
-    future: Future[T] = Future()
-
-    def work() -> None:
-        future.set_running_or_notify_cancel()
-        try:
-            found = function()
-        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
-            future.set_exception(error)
-        else:
-            future.set_result(found)
-
-    threading.Thread(target=work, name="load", daemon=True).start()
-    return await asyncio.wrap_future(future)
-
-
-def _open(directory: PathLike) -> tuple[Live, Profile, Rows | None, str | None]:
-    live = Live.open(open_package(directory))
-    return live, measure(live), *tried(live)
+@lru_cache(maxsize=1)
+def _openapi(endpoints: Endpoints) -> bytes:
+    """Made when it is first asked for: most servers are swapped more often than read about."""
+    return orjson.dumps(openapi(endpoints))
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -58,8 +58,7 @@ class EndpointOptions(Config, frozen=True, kw_only=True):
 
     `versions` picks from the repository: latest, latest:N, all, a range (2..5) or a list. `default` is the version or
     alias that answers calls which name none, else the highest. `timeout` is seconds, where a request brings none, else
-    the package's. `max_rows` and `max_elements` bound a request, `max_queue_rows` what waits; `scopes` are what a
-    caller must have.
+    the package's. `max_rows` and `max_elements` bound a request, `max_queue_rows` what waits.
     """
 
     versions: Versions = "latest"
@@ -69,6 +68,10 @@ class EndpointOptions(Config, frozen=True, kw_only=True):
     max_queue_rows: Positive | None = None
     max_rows: Positive | None = None
     max_elements: Positive | None = None
-    scopes: tuple[str, ...] = ()
     split: SplitOptions | None = None
     shadow: ShadowOptions | None = None
+
+    @property
+    def apart(self) -> EndpointOptions:
+        """What an endpoint is made with; the rest may change while it runs."""
+        return msgspec.structs.replace(self, versions="latest", default=None, split=None, shadow=None)

@@ -1,0 +1,128 @@
+"""Loading one package beside what runs: verified, loaded, measured and warmed up on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import mmap
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+from tidemill.errors import IntegrityError, OutOfMemory
+from tidemill.model.manifest import MANIFEST
+from tidemill.model.package import digest_file, open_package
+from tidemill.prediction.live import Live
+from tidemill.prediction.profile import Profile, measure
+from tidemill.realtime.models.desired import Wanted
+from tidemill.realtime.probe import tried
+from tidemill.rows import Rows
+
+__all__ = ["Loaded", "Stalls", "load", "on_thread", "release_memory"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICK = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory. `example` is a row it answers, `failure` why it did not; `memory` is bytes, and `seconds`
+    how long it took.
+    """
+
+    live: Live
+    profile: Profile
+    example: Rows | None
+    failure: str | None
+    memory: int
+    seconds: float
+
+
+def load(wanted: Wanted, spare: int | None) -> Loaded:
+    """Open a package whose every digest is right, and warm it up with its samples. Blocks.
+
+    `spare` bytes of memory are left for it, if there is a bound. Its need is estimated from its files before it is
+    loaded, and measured after. Raises PackageError, ConfigError, MissingExtra, and OutOfMemory if it does not fit.
+    """
+    began = monotonic()
+    package = open_package(wanted.directory)
+    if digest_file(package.path(MANIFEST)) != wanted.digest:
+        raise IntegrityError(f"{package.directory.name}/{MANIFEST}: changed while the model was being loaded")
+    kept = package.manifest.files.keys() - {package.manifest.samples, package.manifest.profile}
+    estimate = sum(package.path(name).stat().st_size for name in kept)
+    _check(wanted, estimate, spare, "its files have")
+    before = _resident()
+    live = Live.open(package)
+    profile = measure(live)
+    example, failure = tried(live)
+    memory = max(estimate, _resident() - before)
+    _check(wanted, memory, spare, "loaded it takes")
+    return Loaded(live, profile, example, failure, memory, monotonic() - began)
+
+
+def _check(wanted: Wanted, need: int, spare: int | None, said: str) -> None:
+    if spare is not None and need > spare:
+        raise OutOfMemory(
+            f"{wanted.name} version {wanted.version} does not fit: {said} {need:,} bytes, and of max_model_memory "
+            f"{max(0, spare):,} are left; unload another model or raise the limit"
+        )
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * mmap.PAGESIZE
+
+
+def release_memory() -> None:
+    """Give back to the system what models that are gone have left. Blocks, but does not hold the interpreter's lock."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+
+
+async def on_thread(function: Callable[[], T]) -> T:
+    """Call on a thread of its own that may be left behind: a model that never loads must not keep the process."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        future.set_running_or_notify_cancel()
+        try:
+            found = function()
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            future.set_exception(error)
+        else:
+            future.set_result(found)
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+class Stalls:
+    """The longest that the event loop was held up while this was open, in seconds: `longest`."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Stalls:
+        self._tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = monotonic()
+        if self._timer is not None:
+            self.longest = max(self.longest, now - self._due)
+        self._due = now + TICK
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)

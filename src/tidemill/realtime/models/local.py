@@ -1,0 +1,87 @@
+"""The models of a single process: what its keeper desires is applied to its memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tidemill.realtime.models.control import Change, Load, State
+from tidemill.realtime.models.keeper import Keeper
+from tidemill.realtime.models.loading import on_thread
+from tidemill.realtime.models.model import Failures
+from tidemill.realtime.models.models import Models
+
+__all__ = ["LocalControl"]
+
+log = logging.getLogger(__name__)
+
+
+class LocalControl:
+    """`Control` of one process without a supervisor."""
+
+    def __init__(self, keeper: Keeper, models: Models) -> None:
+        self._keeper = keeper
+        self._models = models
+        self._turn = asyncio.Lock()
+        self._poll: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load what is to be served. A version of the repository that cannot be served gives way to one that can.
+
+        Raises PackageError, ConfigError or MissingExtra for anything else that cannot be.
+        """
+        async with self._turn:
+            await on_thread(self._keeper.begin)
+            for error in (await self._settle()).values():
+                raise error
+
+    def poll(self, interval: float) -> None:
+        """From now on look at the repository every so many seconds."""
+        self._poll = asyncio.create_task(self._polling(interval))
+
+    async def _polling(self, interval: float) -> None:
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                async with self._turn:
+                    await on_thread(lambda: self._keeper.look(twice=True))
+                    await self._settle()
+            except Exception:
+                log.exception("the repository could not be looked at")
+
+    async def _settle(self) -> Failures:
+        """Apply what is desired, with what can be served in place of what cannot. Returns what still fails."""
+        while True:
+            desired = self._keeper.desired()
+            failures = await self._models.apply(desired)
+            if not self._keeper.applied(desired, failures):
+                return failures
+
+    async def change(self, change: Change) -> None:
+        """As Control says."""
+        async with self._turn:
+            before = self._keeper.asked
+            if isinstance(change, Load):
+                await on_thread(self._keeper.look)
+            self._keeper.change(change)
+            desired = self._keeper.desired()
+            failures = await self._models.apply(desired)
+            self._keeper.applied(desired, failures)
+            mine = [error for (name, _), error in failures.items() if name == change.name]
+            if mine:
+                self._keeper.asked = before
+            if failures:
+                await self._settle()
+            for error in mine:
+                raise error
+
+    def index(self) -> list[State]:
+        """As Control says."""
+        served = self._models.states()
+        known = {(one.name, one.version) for one in served}
+        return served + [one for one in self._keeper.states() if (one.name, one.version) not in known]
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._poll is not None:
+            self._poll.cancel()

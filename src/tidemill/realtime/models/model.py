@@ -1,0 +1,101 @@
+"""One model as it is served: its versions, and how calls are shared and copied among them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tidemill.errors import TidemillError
+from tidemill.model.manifest import Manifest
+from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.models.desired import Wanted
+from tidemill.realtime.models.interface import difference
+from tidemill.realtime.models.options import EndpointOptions
+from tidemill.realtime.models.shadow import Shadow
+from tidemill.realtime.models.split import Split
+from tidemill.realtime.models.versions import natural
+
+__all__ = ["Failures", "Model", "problems_of", "shadowed", "split_of"]
+
+Failures = dict[tuple[str, str], TidemillError]
+"""By model and version (or alias): why it is not served as desired."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """What was wanted of one model, and what came of it: an endpoint for each version wanted."""
+
+    wanted: tuple[Wanted, ...]
+    endpoints: tuple[Endpoint, ...]
+    aliases: dict[str, str]
+    options: EndpointOptions
+    split: Split[Endpoint] | None
+    shadow: Shadow | None
+
+
+def problems_of(
+    manifests: Sequence[Manifest], aliases: Mapping[str, str], options: EndpointOptions
+) -> Iterator[tuple[str, str]]:
+    """(version or alias, what is wrong) of aliases and options that these versions of a model cannot bear."""
+    versions = {one.version: one for one in manifests}
+    known = ", ".join(versions)
+    for alias, version in aliases.items():
+        if alias in versions:
+            yield alias, f"aliases.{alias}: {alias!r} is a version itself; call the alias something else"
+        elif version not in versions:
+            yield alias, f"aliases.{alias}: there is no version {version!r}; expected one of {known}"
+    named = {"default": [options.default] if options.default else []}
+    named["split.weights"] = list(options.split.weights) if options.split else []
+    named["shadow.version"] = [options.shadow.version] if options.shadow else []
+    for field, refs in named.items():
+        for ref in refs:
+            if ref not in versions and aliases.get(ref) not in versions:
+                yield ref, f"{field}: there is no version or alias {ref!r}; expected one of {known}"
+            elif field != "default":
+                other = versions.get(ref) or versions[aliases[ref]]
+                apart = difference(manifests[0], other)
+                if apart:
+                    yield ref, f"{field}: versions that answer the same calls need the same interface: {apart}"
+    if options.split and not any(options.split.weights.values()):
+        yield "", "split.weights: at least one must be above 0"
+
+
+def split_of(
+    name: str, endpoints: Sequence[Endpoint], aliases: Mapping[str, str], options: EndpointOptions
+) -> Split[Endpoint] | None:
+    """How calls that name no version are shared, if they are."""
+    split = options.split
+    if split is None:
+        return None
+    by_ref = {ref: _resolved(ref, endpoints, aliases) for ref in split.weights}
+    default = _resolved(options.default, endpoints, aliases) if options.default else max(endpoints, key=_order)
+    key = default.manifest.entity_key if split.by == "key" else None
+    weighted = {ref: (weight, by_ref[ref]) for ref, weight in split.weights.items()}
+    return Split(name, weighted, default, key, random.Random())  # noqa: S311 - who answers is no secret
+
+
+def shadowed(
+    endpoints: Sequence[Endpoint],
+    aliases: Mapping[str, str],
+    options: EndpointOptions,
+    old: Model | None,
+    busy: Callable[[], bool],
+) -> Shadow | None:
+    """The shadow of these endpoints, if there is one: the old one goes on where nothing has changed for it."""
+    if options.shadow is None:
+        return None
+    live = _resolved(options.shadow.version, endpoints, aliases).live
+    if old is not None and old.shadow is not None and (old.shadow.live, old.shadow.options) == (live, options.shadow):
+        return old.shadow
+    return Shadow(live, options.shadow, busy, asyncio.get_running_loop())
+
+
+def _resolved(ref: str, endpoints: Sequence[Endpoint], aliases: Mapping[str, str]) -> Endpoint:
+    by_version = {one.version: one for one in endpoints}
+    return by_version.get(ref) or by_version[aliases[ref]]
+
+
+def _order(endpoint: Endpoint) -> list[tuple[int, str]]:
+    return natural(endpoint.version)
