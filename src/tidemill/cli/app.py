@@ -15,6 +15,7 @@ from tidemill import __version__
 from tidemill.cli.check import check
 from tidemill.cli.console import errors
 from tidemill.cli.inspect import inspect
+from tidemill.cli.keys import keys
 from tidemill.cli.package import package
 from tidemill.cli.score import score
 from tidemill.cli.serve import serve
@@ -74,6 +75,7 @@ def options(
 
 for command in (package, inspect, check, verify, serve, score):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import tomli_w
@@ -25,6 +25,7 @@ from tidemill.config import Config, decode, load_toml
 from tidemill.errors import ConfigError, NotFound
 from tidemill.realtime.security.files import check_private
 from tidemill.realtime.security.options import Scope
+from tidemill.realtime.security.scopes import is_scope
 
 __all__ = ["Key", "Keys", "KeysFile", "create_key", "read_keys", "revoke_keys"]
 
@@ -48,7 +49,7 @@ class Key(Config, frozen=True, kw_only=True):
 class KeysFile(Config, frozen=True, kw_only=True):
     """The keys file: by ID, those that were revoked too."""
 
-    format: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    format: Literal[1]
     keys: dict[Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{12}\Z")], Key] = msgspec.field(default_factory=dict)
 
 
@@ -75,17 +76,21 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
 def create_key(path: str | os.PathLike[str], name: str, scopes: Iterable[str]) -> str:
     """Add a key to the file, which is created if it does not exist. Returns the key: nothing else keeps it.
 
-    Raises ConfigError for a name or scope that is none, or a name that has a key already.
+    A name may have several, so that one can take over from another. Raises ConfigError for a name or scope that is none.
     """
+    scopes = list(scopes)
+    for scope in scopes:
+        if not is_scope(scope):
+            raise ConfigError(
+                f"scope {scope!r}: expected infer, read or admin, alone or as infer:NAME or infer:PREFIX*"
+            )
     id_ = secrets.token_hex(ID_BYTES)
     token = f"tm_{id_}_{secrets.token_urlsafe(SECRET_BYTES)}"
-    line = {"name": name, "sha256": _hash(token.encode()), "scopes": list(scopes), "created": _now()}
+    line = {"name": name, "sha256": _hash(token.encode()), "scopes": scopes, "created": _now()}
     new = decode(line, Key, f"key {name!r}")
     file = Path(path)
     with _alone(file):
         keys = read_keys(file).by_id if file.exists() else {}
-        if any(key.name == name and key.revoked is None for key in keys.values()):
-            raise ConfigError(f"{name}: has a key already; revoke it first, or take another name")
         _write(file, {**keys, id_: new})
     return token
 
@@ -124,7 +129,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _write(path: Path, keys: dict[str, Key]) -> None:
     """A reader sees the old file or the new one, and nobody else ever could read either."""
-    text = tomli_w.dumps(msgspec.to_builtins(KeysFile(keys=keys), builtin_types=(datetime,)))
+    text = tomli_w.dumps(msgspec.to_builtins(KeysFile(format=1, keys=keys), builtin_types=(datetime,)))
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

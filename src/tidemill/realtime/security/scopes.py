@@ -25,7 +25,8 @@ class Need(NamedTuple):
 
     @staticmethod
     def of(action: str, model: str = "") -> Need:
-        """`infer`, `read` or `admin` of a model or of the server."""
+        """`infer`, `read` or `admin` of a model or of the server; of a version or alias (`NAME@ALIAS`) as of its model."""
+        model = model.partition("@")[0]
         return Need(f"{action}:{model}" if model else action, model)
 
 

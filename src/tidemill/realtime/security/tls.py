@@ -38,8 +38,6 @@ class TlsOptions(Config, frozen=True, kw_only=True):
     client_ca: File | None = None
     client_auth: Literal["require", "request"] = "require"
     min_version: Literal["1.2", "1.3"] = "1.2"
-    max_handshakes: Annotated[int, msgspec.Meta(ge=1)] = 512
-    """Handshakes in progress; for one more the oldest is given up."""
 
     @property
     def files(self) -> tuple[str, ...]:
