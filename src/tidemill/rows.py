@@ -24,12 +24,17 @@ class Rows:
     arrays may be views of a request body or an Arrow buffer.
     """
 
-    __slots__ = ("columns", "n", "valid")
+    __slots__ = ("_columns", "n", "valid")
 
     def __init__(self, columns: Mapping[str, Array], n: int, valid: Mapping[str, Array] | None = None) -> None:
-        self.columns = columns
+        self._columns = columns
         self.n = n
         self.valid: Mapping[str, Array] = valid or {}
+
+    @property
+    def columns(self) -> Mapping[str, Array]:
+        """The arrays by name."""
+        return self._columns
 
     def __len__(self) -> int:
         return self.n
@@ -90,7 +95,7 @@ class PackedRows(Rows):
     are joined are of one `name`, `dtype` and `width`: those of one model.
     """
 
-    __slots__ = ("_columns", "data", "dtype", "name", "width")
+    __slots__ = ("data", "dtype", "name", "width")
 
     def __init__(self, name: str, data: bytes, dtype: np.dtype[Any], width: int, n: int) -> None:
         self.name = name
@@ -99,12 +104,12 @@ class PackedRows(Rows):
         self.width = width
         self.n = n
         self.valid = _NONE
-        self._columns: Mapping[str, Array] | None = None
+        self._columns = _NONE
 
     @property
-    def columns(self) -> Mapping[str, Array]:  # type: ignore[override]  # made when first asked for
-        """As of any rows; the array is a view of the bytes."""
-        if self._columns is None:
+    def columns(self) -> Mapping[str, Array]:
+        """As of any rows; the array is a view of the bytes, made when it is first asked for."""
+        if self._columns is _NONE:
             self._columns = {self.name: np.ndarray((self.n, self.width), self.dtype, self.data)}
         return self._columns
 
