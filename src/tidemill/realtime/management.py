@@ -38,8 +38,8 @@ MOST = 64
 class Management:
     """Answers on the management port, from a thread. What it is given is called there, and must bear that.
 
-    `port` 0 takes any free one. `source` is where the counters are: a directory of several processes, or the recorder of this one. `models` and
-    `replicas` give what is to be told as JSON; without `replicas` there is no such page.
+    `port` 0 takes any free one. `source` is where the counters are: a directory of several processes, or the recorder
+    of this one. `models` and `replicas` give what is to be told as JSON; without `replicas` there is no such page.
     """
 
     def __init__(
