@@ -1,8 +1,9 @@
 """Batched(Live): calls that wait together are answered together; admission, deadlines and cancellation.
 
-Work-conserving, no timer but the deadlines': calls appended in one turn of the event loop form one model call. It
-runs inline while that is expected to be short, else on a thread, and what arrives meanwhile gathers. Every method
-belongs to the event loop's thread; only `_work` runs elsewhere.
+Work-conserving, no timer but the deadlines' unless asked for: calls appended in one turn of the event loop form one
+model call. It runs inline while that is expected to be short, else on a thread, and what arrives meanwhile gathers.
+What is next and who is taken is decided in `queue.py` and `admission.py`. Every method belongs to the event loop's
+thread; only `_work` runs elsewhere.
 """
 
 from __future__ import annotations
@@ -11,142 +12,151 @@ import asyncio
 import contextlib
 import logging
 import math
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from time import monotonic
+from collections.abc import Callable, Iterable
+from time import monotonic, thread_time
+from typing import Any
 
 from tidemill.errors import Late, Overloaded, TidemillError, Unavailable
 from tidemill.observability.counters import Counters
+from tidemill.prediction.admission import Admission, Load
+from tidemill.prediction.budget import LENT_AFTER, Budget, Held, Share
+from tidemill.prediction.call import Call
+from tidemill.prediction.limits import BatchLimits
 from tidemill.prediction.live import Live
+from tidemill.prediction.pace import Pace, RowLimit
 from tidemill.prediction.profile import Profile
+from tidemill.prediction.queue import Queue
 from tidemill.prediction.result import Result
+from tidemill.prediction.running import Running, Threads
 from tidemill.prediction.workers import Workers
 from tidemill.rows import Rows
+from tidemill.runtimes.cpu import cpu_budget
 
-__all__ = ["BatchLimits", "Batched", "Call"]
+__all__ = ["BatchLimits", "Batched", "Budget", "Call"]
 
 log = logging.getLogger(__name__)
 
-# Left callers' places in the queue are swept out once there are this many, and more of them than of others.
-SWEEP_GONE = 32
 # Inline calls that have become too slow go to threads for so many seconds.
 THREADS_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
-    """`max_rows` and `max_bytes` of one merged model call; `max_queue_rows` and `max_queue_bytes` waiting;
-    `inline_seconds` under which a call runs on the event loop; `workers` calls at a time on threads.
-    """
-
-    max_rows: int = 1024
-    max_bytes: int = 64 << 20
-    max_queue_rows: int = 65_536
-    max_queue_bytes: int = 1 << 30
-    inline_seconds: float = 0.0003
-    workers: int = 1
-
-
-class Call(ABC):
-    """One caller's rows on their way. Subclasses say what becomes of the answer.
-
-    Exactly one of `answered` and `failed` is called, once, on the event loop, unless the call is cancelled: then
-    neither is. `deadline` is a `time.monotonic()` moment, and so are `queued`, `started` and `finished`, which tell
-    how long the call waited and its (merged) model call took.
-    """
-
-    __slots__ = ("deadline", "done", "finished", "kind", "queued", "rows", "size", "started", "waits_in")
-
-    def __init__(self, rows: Rows, deadline: float) -> None:
-        self.rows = rows
-        self.deadline = deadline
-        self.done = False
-        self.waits_in: Batched | None = None
-        self.size = 0  # bytes of its rows, counted only where it may have to wait
-        self.queued = self.started = self.finished = 0.0
-        self.kind: object = None
-
-    @abstractmethod
-    def answered(self, result: Result, start: int, stop: int) -> None:
-        """Rows start to stop of a result, which may be a merged one, are this caller's."""
-
-    @abstractmethod
-    def failed(self, error: TidemillError) -> None:
-        """There is no answer. The error may be shared with other calls."""
-
-    def cancel(self) -> None:
-        """The caller left: if the work has not begun it never does; if it has, its answer is dropped."""
-        if not self.done:
-            self.done = True
-            if self.waits_in is not None:
-                self.waits_in.forget(self)
+# Of the SLO, what one call may take: a caller may have to wait for the one before it.
+CALL_SHARE = 0.5
+# A model whose calls spend less of their time than this on a core waits for something; it needs no core of the budget.
+COMPUTES = 0.3
 
 
 class Batched:
     """Answers calls through one Live, merging what waits together (unless rows depend on each other)."""
 
     def __init__(
-        self, live: Live, profile: Profile, limits: BatchLimits, loop: asyncio.AbstractEventLoop, counters: Counters
+        self,
+        live: Live,
+        profile: Profile,
+        limits: BatchLimits,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        budget: Budget | None = None,
     ) -> None:
+        """`budget` is the process's, shared by all of its endpoints; without one, all cores are this one's."""
+        manifest = live.package.manifest
+        slo = manifest.slo.p99_ms / 1e3
         self.live = live
         self.profile = profile
         self.limits = limits
         self.counters = counters
-        self.busy = 0  # threads in a model call, also those whose callers have given up
-        self.queued_rows = 0  # of callers that still wait
-        self._queued_bytes = 0
         self.on_model_failure: Callable[[], None] | None = None  # told of each call in which the model raised
-        self._gone = 0  # callers in the queue that no longer wait
-        self._running_until = 0.0
-        self._pace = 1.0  # measured seconds of recent calls ÷ those the profile expected
+        self._budget = budget or Budget(cpu_budget())
+        self.workers = limits.workers or (self._budget.cores if live.runtime.releases_gil else 1)
+        self._share = Share(manifest.runtime.threads, self._flush)
+        self._computes = 1.0  # share of a core that its calls lately used
+        self.pace = Pace(profile)
+        self.row_limit = RowLimit(profile, CALL_SHARE * slo, limits.max_rows)
+        self._admission = Admission(limits, self.pace, slo, merges=live.divisible)
+        self._typical = 0.0  # rows of recent calls on threads
+        self._variable = [i.name for i in manifest.inputs if -1 in i.shape[1:]]
+        self._row_bytes = sum(i.row_bytes for i in manifest.inputs)
+        quick = not live.may_block and profile.cost(1) <= limits.inline_seconds
+        self.inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
+        # So little work that admission need not think about it.
+        self._free_rows = min(self.inline_rows, limits.max_queue_rows, self.row_limit.rows)
         self._inline_seconds = 0.0  # what calls on the event loop took lately; one outlier counts for little
         self._threads_until = 0.0
+        self._queue = Queue(
+            limits.priority_levels,
+            limits.default_priority,
+            self._most_with,
+            merges=live.divisible,
+            preferred=limits.preferred_rows,
+        )
         self._loop = loop
-        self._queue: deque[Call] = deque()
-        self._running: set[Call] = set()
+        self.busy = 0  # threads in a model call, also those whose callers have given up
+        self._running = Threads(self.workers, limits.hung_after)
+        self._workers = Workers(self.workers, f"model-{live.package.name}")
         self._scheduled = False
         self._accepting = True
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
-        self._variable = [i.name for i in live.package.manifest.inputs if -1 in i.shape[1:]]
-        quick = not live.may_block and profile.cost(1) <= limits.inline_seconds
-        self._inline_rows = profile.rows_within(limits.inline_seconds) if quick else 0
-        row_bytes = sum(i.row_bytes for i in live.package.manifest.inputs)
-        self._most_rows = self._rows_of(row_bytes)
-        # So little work that admission need not think about it.
-        self._free_rows = min(self._inline_rows, limits.max_queue_rows)
-        self._workers = Workers(limits.workers, f"model-{live.package.name}")
+        self._delays = limits.max_delay > 0
+        self._hold: asyncio.TimerHandle | None = None
+        self._nudge: asyncio.TimerHandle | None = None
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows of callers that still wait."""
+        return self._queue.rows
+
+    @property
+    def queued(self) -> int:
+        """Callers that still wait."""
+        return self._queue.count
 
     @property
     def idle(self) -> bool:
         """Nothing waits and no thread is in a model call."""
-        return not self._queue and not self.busy
+        return not self._queue.count and not self.busy
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where calls run and what bounds them now, for people: times are seconds."""
+        most = self._rows_of(self._row_bytes)
+        return {
+            "inline_rows": self.inline_rows if monotonic() >= self._threads_until else 0,
+            "inline_seconds": self.limits.inline_seconds,
+            "workers": self.workers,
+            "call_rows": most,
+            "call_seconds": self.pace.expected(most),
+            "row_seconds": self.pace.expected(1),
+            "queued_rows": self._queue.rows,
+            "max_queue_rows": self.limits.max_queue_rows,
+        }
 
     def overdue(self, seconds: float) -> bool:
         """Every thread is in a model call, and even the last of them should have returned so long ago."""
-        return self.busy >= self.limits.workers and monotonic() > self._running_until + seconds
+        return self._running.overdue(monotonic(), seconds)
+
+    @property
+    def stuck_since(self) -> float | None:
+        """When the first call that hangs should have returned (`time.monotonic()`); None where none hangs.
+
+        Nobody waits for it any more and it is over its time by `hung_after`: only a new process gets its thread back.
+        """
+        return min([r.due for r in self._running.hung(monotonic())], default=None)
 
     # -- admission -----------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
         """Queue a call. Raises Overloaded or Unavailable (nothing was begun), Late if its deadline has passed."""
         now = monotonic()
-        rows = call.rows.n
+        queue = self._queue
         if not self._accepting:
             raise Unavailable("the server stopped", retry_after=1.0, reason="stopped")
         if now >= call.deadline:
             raise Late("the deadline passed before the request was read")
-        if self.busy or self.queued_rows + rows > self._free_rows:
-            self._admit(now, call)
-        call.queued = now
-        call.waits_in = self
         if self._variable:
             call.kind = tuple([call.rows.columns[n].shape[1:] for n in self._variable])
-        self._queue.append(call)
-        self.queued_rows += rows
-        self._queued_bytes += call.size
+        if self.busy or queue.rows + call.rows.n > self._free_rows:
+            self._admit(now, call)
+        call.queued = now
+        queue.push(call)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -154,91 +164,96 @@ class Batched:
             self._set_alarm(call.deadline)
 
     def _admit(self, now: float, call: Call) -> None:
-        waiting = self._waiting(now)
-        rows, deadline, limits = call.rows.n, call.deadline, self.limits
+        """Raise for a call that cannot be taken; take others out of the queue where it goes before them."""
         call.size = call.rows.nbytes
-        full = ""
-        if self.queued_rows + rows > limits.max_queue_rows:
-            full = f"{self.queued_rows} rows wait, the limit is {limits.max_queue_rows}"
-        elif self._queued_bytes + call.size > limits.max_queue_bytes:
-            full = f"{self._queued_bytes} bytes wait, the limit is {limits.max_queue_bytes}"
-        if full and self.queued_rows:  # one call may wait, whatever its size
-            raise Overloaded(f"the queue is full: {full}", retry_after=waiting, reason="queue_full")
-        cost = self.profile.cost(rows) * self._pace
-        if now + waiting + cost > deadline:
-            raise Overloaded(
-                f"about {waiting * 1e3:.0f} ms of work wait and this call takes {cost * 1e3:.0f} ms; "
-                f"its deadline is in {(deadline - now) * 1e3:.0f} ms",
-                retry_after=waiting,
-                reason="deadline",
-            )
+        queue, admission = self._queue, self._admission
+        load = self._load(now)
+        if not load.workers:
+            raise Unavailable("the model does not return from its calls", retry_after=1.0, reason="hung")
+        reason = admission.refusal(call, queue, load, now)
+        if reason is None:
+            return
+        displaced: list[Call] = []
+        if reason != "deadline":
+            rows, size = call.rows.n, call.size
+            for other in queue.displaceable(call):
+                displaced.append(other)
+                rows -= other.rows.n
+                size -= other.size
+                if rows <= 0 and size <= 0:
+                    break
+        if not displaced or admission.refusal(call, queue, load, now, displaced):
+            raise admission.told(reason, call, queue, load, now)
+        wait, _ = admission.expected(call, queue, load)
+        text = "the queue is full, and a call of another priority had the better right to this place"
+        self._drop(displaced, Overloaded(text, retry_after=wait, reason="displaced"))
 
-    def _waiting(self, now: float) -> float:
-        """Expected seconds until a call appended now could begin."""
-        size = min(self._most_rows, max(1, self.queued_rows))
-        calls = self.queued_rows / size
-        queued = calls * self.profile.cost(size) * self._pace / self.limits.workers
-        running = max(0.0, self._running_until - now) if self.busy >= self.limits.workers else 0.0
-        return running + queued
+    def _load(self, now: float) -> Load:
+        busy, workers = self._running.remaining(now)
+        slowdown = self._budget.slowdown(self._share, workers)
+        return Load(busy, workers, self._rows_of(self._row_bytes), self._typical, slowdown)
 
-    def forget(self, call: Call) -> None:
-        """A call in the queue no longer waits: it counts no more, and soon holds no memory."""
-        call.waits_in = None
-        self.queued_rows -= call.rows.n
-        self._queued_bytes -= call.size
-        self._gone += 1
-        if self._gone > SWEEP_GONE and self._gone * 2 > len(self._queue):
-            self._queue = deque([c for c in self._queue if not c.done])
-            self._gone = 0
+    def _most_with(self, call: Call) -> int:
+        """How many rows a model call may have that begins with this one."""
+        if self._variable and call.rows.n:
+            return self._rows_of(sum([a.nbytes for a in call.rows.columns.values()]) // call.rows.n)
+        return self._rows_of(self._row_bytes)
+
+    def _rows_of(self, nbytes: int) -> int:
+        """How many rows of so many bytes may be one call."""
+        return min(self.row_limit.rows, max(1, self.limits.max_bytes // max(1, nbytes)))
 
     # -- the work ------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
+        """Begin as many model calls as may be begun now."""
         self._scheduled = False
-        while self._queue and self.busy < self.limits.workers:
-            group, rows = self._next_group()
-            if not group:
-                continue
-            if rows <= self._inline_rows and monotonic() >= self._threads_until:
-                self._run_inline(group, rows)
-            else:
-                self._run_on_thread(group, rows)
-        if self.queued_rows:
-            self._set_alarm(min([c.deadline for c in self._queue if not c.done]))
-
-    def _next_group(self) -> tuple[list[Call], int]:
-        """The longest prefix of the queue that may be one model call; what is cancelled or late falls out."""
-        queue, most, variable = self._queue, self._most_rows, self._variable
-        merge = self.live.divisible
-        now = monotonic()
-        group: list[Call] = []
-        rows = 0
-        while queue:
-            call = queue[0]
-            if call.done:
-                queue.popleft()
-                self._gone -= 1
-                continue
-            n = call.rows.n
-            late = now >= call.deadline
-            if group and not late and (not merge or rows + n > most or call.kind != group[0].kind):
+        queue = self._queue
+        while queue.count and self.busy < self.workers:
+            now = monotonic()
+            if self._delays and self._waits_for_more(now):
                 break
-            queue.popleft()
-            call.waits_in = None
-            self.queued_rows -= n
-            self._queued_bytes -= call.size
-            if variable and not group and n:
-                most = self._rows_of(sum([a.nbytes for a in call.rows.columns.values()]) // n)
-            if late:
-                self._fail([call], Late("expired while it waited; nothing was computed"))
+            inline = self.inline_rows if now >= self._threads_until else 0
+            held = None
+            if queue.rows > inline and self._computes > COMPUTES:
+                held = self._budget.take(self._share)
+                if held is None:
+                    self._nudge = self._nudge or self._loop.call_later(LENT_AFTER, self._reap)
+                    break
+            group, rows, late = queue.take(now)
+            if group and rows > inline:
+                self._run_on_thread(group, rows, held)
             else:
-                group.append(call)
-                rows += n
-        return group, rows
+                if held is not None:
+                    self._budget.give(held, 0.0)
+                if group:
+                    self._run_inline(group, rows)
+            if late:
+                self._fail(late, Late("expired while it waited; nothing was computed"))
+        if queue.count and (queue.sorted or not self.busy):  # else it was set when they were submitted
+            self._set_alarm(queue.soonest)
 
-    def _rows_of(self, nbytes: int) -> int:
-        """How many rows of so many bytes may be one call."""
-        return min(self.limits.max_rows, max(1, self.limits.max_bytes // max(1, nbytes)))
+    def _waits_for_more(self, now: float) -> bool:
+        """Whether to wait, as asked for, until more rows have come; the flush is scheduled then."""
+        queue, limits = self._queue, self.limits
+        wanted = min(limits.preferred_rows, default=self._rows_of(self._row_bytes))
+        until = min(queue.oldest + limits.max_delay, queue.soonest - self.pace.expected(queue.rows))
+        if queue.rows >= wanted or until <= now:
+            return False
+        if self._hold is None:
+            self._hold = self._loop.call_later(until - now, self._release)
+        return True
+
+    def _release(self) -> None:
+        self._hold = None
+        self._flush()
+
+    def _reap(self) -> None:
+        """The budget has let this endpoint wait for a while: look for calls that hold cores and do not come back."""
+        self._nudge = None
+        self._budget.reap(monotonic())
+        if self._share.waits:
+            self._nudge = self._loop.call_later(LENT_AFTER, self._reap)
 
     def _run_inline(self, group: list[Call], rows: int) -> None:
         started = monotonic()
@@ -260,25 +275,28 @@ class Batched:
             self._inline_seconds = 0.0
             self._threads_until = now + THREADS_SECONDS
 
-    def _run_on_thread(self, group: list[Call], rows: int) -> None:
+    def _run_on_thread(self, group: list[Call], rows: int, held: Held | None) -> None:
         started = monotonic()
+        running = Running(group, rows, started, started + self.pace.expected(rows), held)
+        if held is not None:
+            held.until = running.due
+        self._running.add(running)
         self.busy += 1
-        self._running_until = max(self._running_until, started + self.profile.cost(rows) * self._pace)
-        self._running.update(group)
         self._set_alarm(min([c.deadline for c in group]))
-        self._workers.submit(lambda: self._work(group, rows, started))
+        self._workers.submit(lambda: self._work(running))
 
-    def _work(self, group: list[Call], rows: int, started: float) -> None:
+    def _work(self, running: Running) -> None:
         outcome: tuple[Result, float] | Exception
+        cpu = thread_time()
         try:
-            outcome = self._predict(group)
+            outcome = self._predict(running.calls)
         except Exception as error:
             # A defect of ours must reach its callers, not die with the thread.
             log.exception("the path itself failed")
             outcome = error
-        finished = monotonic()
+        finished, cpu = monotonic(), thread_time() - cpu
         with contextlib.suppress(RuntimeError):  # the loop was closed: the process is ending and nobody waits
-            self._loop.call_soon_threadsafe(self._finish, group, rows, outcome, started, finished)
+            self._loop.call_soon_threadsafe(self._finish, running, outcome, finished, cpu)
 
     def _predict(self, group: list[Call]) -> tuple[Result, float]:
         """The result of a group, and the moment at which its rows were gathered."""
@@ -286,22 +304,26 @@ class Batched:
         gathered = monotonic()
         return self.live.predict(rows, max([c.deadline for c in group])), gathered
 
-    def _finish(
-        self,
-        group: list[Call],
-        rows: int,
-        outcome: tuple[Result, float] | Exception,
-        started: float,
-        finished: float,
-    ) -> None:
+    def _finish(self, running: Running, outcome: tuple[Result, float] | Exception, finished: float, cpu: float) -> None:
+        group, rows, started = running.calls, running.rows, running.started
+        self._running.remove(running)
         self.busy -= 1
-        self._running.difference_update(group)
         if isinstance(outcome, Exception):
             self._fail(group, outcome)
         else:
+            self._learn(rows, finished - started, cpu)
             self._deliver(group, rows, outcome[0], started, outcome[1], finished)
-        if self._queue and not self._scheduled:
+        if running.held is not None:
+            self._budget.give(running.held, finished - started)
+        if self._queue.count and not self._scheduled:
             self._flush()
+
+    def _learn(self, rows: int, seconds: float, cpu: float) -> None:
+        self.pace.took(rows, seconds)
+        self.row_limit.took(rows, seconds)
+        self._free_rows = min(self.inline_rows, self.limits.max_queue_rows, self.row_limit.rows)
+        self._typical += 0.2 * (rows - self._typical)
+        self._computes += 0.2 * (min(1.0, cpu / max(1e-9, seconds)) - self._computes)
 
     def _deliver(
         self, group: list[Call], rows: int, result: Result, started: float, gathered: float, finished: float
@@ -323,18 +345,24 @@ class Batched:
                         log.exception("an answer could not be given")
                         self._tell(call, _shown(error))
             start = stop
-        self._pace += 0.05 * ((finished - started) / max(1e-9, self.profile.cost(rows)) - self._pace)
         if result.problems:
             rows -= len({p.row for p in result.problems})
             if self.on_model_failure and any(p.code == "model_failed" for p in result.problems):
                 self.on_model_failure()
         self.counters.executed(rows, gathered - started, finished - gathered, monotonic() - now, len(group))
 
-    def _fail(self, calls: list[Call], error: Exception) -> None:
+    def _fail(self, calls: Iterable[Call], error: Exception) -> None:
         for call in calls:
             if not call.done:
                 call.done = True
                 self._tell(call, _shown(error))
+
+    def _drop(self, waiting: Iterable[Call], error: TidemillError) -> None:
+        """These calls wait no longer, and are told why."""
+        for call in waiting:
+            call.done = True
+            self._queue.forget(call)
+            self._tell(call, error)
 
     def _tell(self, call: Call, error: TidemillError) -> None:
         try:
@@ -358,23 +386,19 @@ class Batched:
         self._alarm = None
         self._alarm_at = math.inf
         now = monotonic()
-        late = [c for c in (*self._running, *self._queue) if not c.done and c.deadline <= now]
-        for call in late:
-            if call.waits_in is not None:
-                self.forget(call)
-        self._fail(late, Late("not answered before its deadline"))
-        ahead = [c.deadline for c in (*self._running, *self._queue) if not c.done]
-        if ahead:
-            self._set_alarm(min(ahead))
+        error = Late("not answered before its deadline")
+        self._drop(self._queue.expired(now), error)
+        self._fail([c for c in self._running.callers if c.deadline <= now], error)
+        self._set_alarm(min([self._queue.soonest, *[c.deadline for c in self._running.callers if not c.done]]))
 
     def close(self) -> None:
         """Refuse new calls and fail what still waits. Threads in a model call are left to return by themselves."""
         self._accepting = False
-        if self._alarm is not None:
-            self._alarm.cancel()
-        waiting = [*self._queue, *self._running]
-        self._queue.clear()
-        self.queued_rows = self._queued_bytes = self._gone = 0
+        for timer in (self._alarm, self._hold, self._nudge):
+            if timer is not None:
+                timer.cancel()
+        self._budget.leave(self._share)
+        waiting = [*self._queue.clear(), *self._running.callers]
         self._fail(waiting, Unavailable("the server stopped before this was answered", reason="stopped"))
         self._workers.close()
 

@@ -49,6 +49,7 @@ class Inference(Call, Generic[R]):
         self.waits_in = None
         self.size = 0
         self.kind = None
+        self.priority = 0
         self.endpoint = endpoint
         self.request = request
         self.read = read
@@ -88,6 +89,9 @@ class Inference(Call, Generic[R]):
         self.endpoint.counters.succeeded(
             rows, request.received_at, self.read, self.queued, self.started, self.finished, encoded
         )
+        shadow = self.endpoint.shadow
+        if shadow is not None:
+            shadow.copy(self.rows, result, start, stop)
 
     def failed(self, error: TidemillError) -> None:
         self.request.on_gone = None
