@@ -13,7 +13,7 @@ __all__ = ["keys"]
 
 keys = typer.Typer(
     no_args_is_help=True,
-    help="Make, list and revoke the API keys of a server (`tidemill serve --keys FILE`), which reads them again itself.",
+    help="Make, list and revoke the API keys of a server (`tidemill serve --keys FILE`), which sees the changes.",
 )
 
 File = Annotated[Path, typer.Option("--file", metavar="FILE", help="The keys file.")]
@@ -29,7 +29,7 @@ def new(
     ] = None,
     file: File = FILE,
 ) -> None:
-    """Make a key and print it, this once: the file keeps only its hash. May infer from all models if no scope is given."""
+    """Make a key and print it, this once: the file keeps only its hash. Without a scope it is for all inference."""
     from tidemill.realtime.security.keys import create_key
 
     key = create_key(file, name, scope or ["infer"])

@@ -76,7 +76,7 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
 def create_key(path: str | os.PathLike[str], name: str, scopes: Iterable[str]) -> str:
     """Add a key to the file, which is created if it does not exist. Returns the key: nothing else keeps it.
 
-    A name may have several, so that one can take over from another. Raises ConfigError for a name or scope that is none.
+    A name may have several, so that one can take over from another. Raises ConfigError for a wrong name or scope.
     """
     scopes = list(scopes)
     for scope in scopes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 __all__ = ["SCOPE", "Need", "covers", "is_scope", "need_of"]
 
-SCOPE = r"^(infer|read|admin)(:[^\s:*]*\*?)?\Z"
+SCOPE = r"^(infer|read|admin)(:([^\s:*]+\*?|\*))?\Z"
 
 # What a scope holds besides itself: who may use a model may read what it takes.
 INCLUDED_IN = {"read": ("infer", "admin")}
@@ -25,7 +25,7 @@ class Need(NamedTuple):
 
     @staticmethod
     def of(action: str, model: str = "") -> Need:
-        """`infer`, `read` or `admin` of a model or of the server; of a version or alias (`NAME@ALIAS`) as of its model."""
+        """`infer`, `read` or `admin` of a model or of the server; of `NAME@ALIAS` as of the model NAME."""
         model = model.partition("@")[0]
         return Need(f"{action}:{model}" if model else action, model)
 
