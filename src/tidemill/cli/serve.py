@@ -31,6 +31,15 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Model calls at a time; all cores if left out.")
     ] = None,
+    replicas: Annotated[
+        str | None, typer.Option(metavar="MIN[:MAX]", help="Processes that serve; between the two as load asks for.")
+    ] = None,
+    balancer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What spreads requests over them: auto, socket or envoy.")
+    ] = None,
+    management_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port for metrics and health, of loopback only; 0: a free one.")
+    ] = None,
     lame_duck: Annotated[float, typer.Option(metavar="S", help="Seconds between not ready and not listening.")] = 1.0,
     grace: Annotated[float, typer.Option(metavar="S", help="Seconds to finish what is in flight.")] = 30.0,
     limit: Annotated[
@@ -52,6 +61,8 @@ def serve(
         "port_file": port_file,
         **_section("tls", cert=tls_cert, key=tls_key, client_ca=tls_client_ca),
         **_section("auth", keys=keys),
+        **_replicas(replicas, balancer),
+        "management": {"port": management_port},
         "access_log": access_log,
         "workers": workers,
         "lame_duck": lame_duck,
@@ -65,6 +76,18 @@ def _section(name: str, **flags: str | None) -> dict[str, object]:
     """What the flags given say of one section; nothing if none is."""
     given = {flag: value for flag, value in flags.items() if value is not None}
     return {name: given} if given else {}
+
+
+def _replicas(text: str | None, balancer: str | None) -> dict[str, object]:
+    """The section of replicas. Raises ConfigError for a number that is none, or a balancer of nothing."""
+    from tidemill.errors import ConfigError
+    from tidemill.realtime.replicas.options import replicas_of
+
+    if text is None and balancer is not None:
+        raise ConfigError(f"--balancer {balancer} spreads over replicas: say how many with --replicas")
+    if text is None:
+        return {}
+    return {"replicas": replicas_of(text) | ({} if balancer is None else {"balancer": balancer})}
 
 
 def _limits(given: dict[str, float]) -> dict[str, object]:

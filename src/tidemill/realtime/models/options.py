@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
 
 from tidemill.config import Config
+from tidemill.prediction.limits import BatchLimits
 
 __all__ = ["EndpointOptions", "Name", "RepositoryOptions", "ShadowOptions", "SplitOptions", "Versions"]
 
@@ -15,8 +17,9 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 # latest, latest:3, all, or a range of versions, both ends included: 2..5, 2.., ..5
-Policy = Annotated[str, msgspec.Meta(pattern=r"^(all|latest(:[1-9][0-9]{0,3})?|[A-Za-z0-9._-]*\.\.[A-Za-z0-9._-]*)\Z")]
-Versions = Policy | tuple[Name, ...]
+# Not as a pattern of msgspec: freeing its union of such a string and a list (0.22) corrupts the heap.
+POLICY = re.compile(r"(all|latest(:[1-9][0-9]{0,3})?|[A-Za-z0-9._-]*\.\.[A-Za-z0-9._-]*)\Z")
+Versions = str | tuple[Name, ...]
 
 
 class RepositoryOptions(Config, frozen=True, kw_only=True):
@@ -58,7 +61,8 @@ class EndpointOptions(Config, frozen=True, kw_only=True):
 
     `versions` picks from the repository: latest, latest:N, all, a range (2..5) or a list. `default` is the version or
     alias that answers calls which name none, else the highest. `timeout` is seconds, where a request brings none, else
-    the package's. `max_rows` and `max_elements` bound a request, `max_queue_rows` what waits.
+    the package's. `max_rows` and `max_elements` bound a request, `max_queue_rows` what waits; `batching`
+    is instead of the server's.
     """
 
     versions: Versions = "latest"
@@ -66,10 +70,16 @@ class EndpointOptions(Config, frozen=True, kw_only=True):
     timeout: Seconds | None = None
     workers: Positive | None = None
     max_queue_rows: Positive | None = None
+    batching: BatchLimits | None = None
     max_rows: Positive | None = None
     max_elements: Positive | None = None
     split: SplitOptions | None = None
     shadow: ShadowOptions | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a policy of versions that is none."""
+        if isinstance(self.versions, str) and POLICY.match(self.versions) is None:
+            raise ValueError("versions: expected latest, latest:N, all, A..B or a list")
 
     @property
     def apart(self) -> EndpointOptions:

@@ -1,0 +1,138 @@
+"""A replica as its supervisor sees it: a process, a channel to it, and how to ask whether it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from time import monotonic
+
+from tidemill.realtime.replicas.messages import Any, Channel, Failed, Ready, Report, Start
+
+__all__ = ["Child", "Phase"]
+
+PROGRAM = "tidemill.realtime.replicas.replica"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: replica\r\nconnection: close\r\n\r\n"
+BACKLOG = 1024
+
+
+class Phase(Enum):
+    """A replica's life, in order."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    ENDED = "ended"
+
+
+class Child:
+    """One replica. `number` is never used again; `place` is its place among those of the socket."""
+
+    def __init__(self, number: int, place: int, generation: int, directory: Path) -> None:
+        self.number = number
+        self.place = place
+        self.generation = generation
+        self.phase = Phase.STARTING
+        self.path = directory / f"replica-{number}.sock"
+        self.started_at = monotonic()
+        self.stopped = False
+        """It accepts no more."""
+        self.ready: Ready | None = None
+        self.report = Report(in_flight=0.0, connections=0, cpu_seconds=0.0)
+        self.failure: Failed | None = None
+        self.condemned = ""
+        """Why it is to be replaced."""
+        self.kill_at = float("inf")
+        self.silent = 0
+        """Requests for its life that were not answered, in a row."""
+        self._process: Process | None = None
+        self._channel: Channel | None = None
+        self._waiter: asyncio.Task[None] | None = None
+
+    async def start(
+        self,
+        start: Start,
+        public: socket.socket | None,
+        seats: int,
+        told: Callable[[Child, Any], None],
+        ended: Callable[[Child, int], None],
+    ) -> None:
+        """Start the program and tell it what to serve; `told` gets what it says, `ended` its exit code.
+
+        Raises OSError.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs, socket.socket(socket.AF_UNIX) as private:
+            private.bind(str(self.path))
+            private.listen(BACKLOG)
+            fds = [-1 if public is None else public.fileno(), private.fileno(), theirs.fileno(), seats]
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", PROGRAM, str(self.number), *map(str, fds), str(self.place)),
+                stdin=DEVNULL,
+                pass_fds=[fd for fd in fds if fd >= 0],
+                start_new_session=True,
+            )
+        self._channel = await Channel.open(ours, lambda message: told(self, message), lambda: None)
+        self.send(start)
+
+        async def wait(process: Process) -> None:
+            ended(self, await process.wait())
+
+        self._waiter = asyncio.create_task(wait(self._process))
+
+    @property
+    def pid(self) -> int:
+        return 0 if self._process is None else self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Tell it something; nothing happens if it is gone."""
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Wait until it has ended."""
+        if self._waiter is not None:
+            await self._waiter
+
+    def forget(self) -> None:
+        """It has ended: leave nothing of it."""
+        self.phase = Phase.ENDED
+        if self._channel is not None:
+            self._channel.close()
+        self.path.unlink(missing_ok=True)
+
+    async def lives(self, patience: float) -> bool:
+        """Whether it answers a request within so many seconds."""
+        try:
+            async with asyncio.timeout(patience):
+                reader, writer = await asyncio.open_unix_connection(self.path)
+                try:
+                    writer.write(LIVE)
+                    return b" 200 " in await reader.readline()
+                finally:
+                    writer.transport.abort()
+        except (OSError, TimeoutError):
+            return False
+
+
+def told_end(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,212 @@
+"""The program of one replica: the ordinary server, on sockets that its supervisor opened, told by it what to do.
+
+It ends in order when it is told to, on SIGTERM, and when the supervisor is gone, however that ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+
+import uvloop
+
+from tidemill.errors import TidemillError
+from tidemill.observability.logs import log_to_stderr
+from tidemill.realtime.accepting import Seats
+from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.http import HttpServer
+from tidemill.realtime.process import SWITCH
+from tidemill.realtime.replicas.messages import (
+    Any,
+    Channel,
+    Drain,
+    Ready,
+    Report,
+    Start,
+    Stopped,
+    failed,
+)
+from tidemill.realtime.server import Server
+
+__all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between reports.
+TICK = 0.25
+# A replica whose loop stands still for so many seconds beyond what it may take to end is killed by the kernel: its
+# supervisor would have done so long before, if there were one.
+ABANDONED = 120
+# Requests at a time beyond which a replica's capacity is not asked for.
+MANY = 1024
+
+
+class Replica:
+    """One serving process of several."""
+
+    def __init__(self, number: int, public: socket.socket | None, private: socket.socket, seats: Seats | None) -> None:
+        """`private` is asked for signs of life, and by a balancer; `public` is shared with other replicas."""
+        self._number = number
+        self._public = public
+        self._private = private
+        self._seats = seats
+        self._started: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
+        self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self._channel: Channel | None = None
+        self._alone = False
+
+    async def run(self, control: socket.socket) -> int:
+        """Serve until told to end. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        self._channel = await Channel.open(control, self._told, self._orphaned)
+        # Ctrl-C in a terminal reaches every process of it; what becomes of it is the supervisor's to say.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGTERM, self._end, Drain(last=False))
+        await asyncio.wait((self._started, self._drain), return_when=asyncio.FIRST_COMPLETED)
+        if self._drain.done():
+            return 0
+        start = self._started.result()
+        try:
+            code = await self._serve(Server(start.options), start)
+        except (TidemillError, OSError) as error:
+            self._channel.send(failed(error))
+            code = getattr(error, "exit_code", 1)
+        self._channel.close()
+        return int(code)
+
+    async def _serve(self, server: Server, start: Start) -> int:
+        watched = HttpServer(server.handle)
+        if self._public is None:
+            await server.listen(self._private)
+        else:
+            await watched.start(sock=self._private)
+            await server.listen(self._public, self._seats)
+            self._give_way(server)
+        tick = asyncio.create_task(self._tick(server, start.options.lame_duck + start.options.grace))
+        loading = asyncio.create_task(server.load(start.packages))
+        await asyncio.wait((loading, self._drain), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            self._give_way(server)
+            self._tell(_ready(list(server.service.endpoints)))
+            await self._drain
+        loading.cancel()
+        tick.cancel()
+        server.http.leaves_queue = self._public is not None and not self._drain.result().last
+        server.http.on_stopped = lambda: self._tell(Stopped())
+        await server.drain()
+        await watched.drain(0.0, 0.0)
+        if self._alone:
+            # The private directory is the supervisor's to remove, which is not there to do it.
+            shutil.rmtree(os.path.dirname(self._private.getsockname()), ignore_errors=True)
+        return 0
+
+    async def _tick(self, server: Server, patience: float) -> None:
+        """Report, and keep the kernel from ending this process: it does so if this is not reached for long."""
+        while True:
+            signal.alarm(int(ABANDONED + patience))
+            endpoints = list(server.service.endpoints)
+            stuck = next((one.name for one in endpoints if one.batched.overdue(one.timeout)), "")
+            self._tell(
+                Report(
+                    in_flight=server.http.in_flight,
+                    connections=server.http.connections,
+                    cpu_seconds=time.process_time(),
+                    stuck=stuck and f"model {stuck} holds its threads",
+                )
+            )
+            self._give_way(server)
+            await asyncio.sleep(TICK)
+
+    def _give_way(self, server: Server) -> None:
+        """Take no new connections while no answer can be given, as long as others do."""
+        acceptor = server.http.acceptor
+        if acceptor is not None and self._seats is not None:
+            if server.service.ready or not self._seats.others:
+                acceptor.resume()
+            else:
+                acceptor.pause()
+
+    def _tell(self, message: Any) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def _told(self, message: Any) -> None:
+        if isinstance(message, Start):
+            self._started.set_result(message)
+        elif isinstance(message, Drain):
+            self._end(message)
+
+    def _orphaned(self) -> None:
+        if not self._drain.done():
+            log.error("the supervisor is gone: ending")
+            self._alone = True
+            self._end(Drain(last=True))
+
+    def _end(self, how: Drain) -> None:
+        if not self._drain.done():
+            self._drain.set_result(how)
+
+
+def _ready(endpoints: list[Endpoint]) -> Ready:
+    slowest = max([one.batched.profile.cost(1) for one in endpoints], default=0.0)
+    return Ready(
+        call_seconds=slowest,
+        slo_seconds=min([one.manifest.slo.p99_ms / 1e3 for one in endpoints], default=0.0),
+        concurrency=min([_concurrency(one) for one in endpoints], default=float(MANY)),
+    )
+
+
+def _concurrency(endpoint: Endpoint) -> float:
+    """Requests of one row that can come at once and all be answered in half of the SLO, the other half being theirs
+    who wait for a call that has begun.
+    """
+    profile, within = endpoint.batched.profile, endpoint.manifest.slo.p99_ms / 2e3
+    calls = max(1.0, within / profile.cost(1)) if not endpoint.live.divisible else 1.0
+    rows = profile.rows_within(within) if endpoint.live.divisible else 1
+    return min(float(MANY), calls * rows * (endpoint.batched.limits.workers or 1))
+
+
+def main() -> None:
+    """NUMBER PUBLIC PRIVATE CONTROL SEATS PLACE: inherited file descriptors (-1 for none), and its place in `seats`."""
+    number, public, private, control, seats, place = map(int, sys.argv[1:])
+    sys.setswitchinterval(SWITCH)
+    log_to_stderr()
+    _name_records(number)
+    shared = Seats(seats, place) if seats >= 0 else None
+
+    async def life() -> int:
+        replica = Replica(
+            number,
+            socket.socket(fileno=public) if public >= 0 else None,
+            socket.socket(fileno=private),
+            shared,
+        )
+        return await replica.run(socket.socket(fileno=control))
+
+    code = uvloop.run(life())
+    # Threads that are still in a model call are left behind.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _name_records(number: int) -> None:
+    """Every line of the log tells whose it is."""
+    make = logging.getLogRecordFactory()
+
+    def named(*args: object, **kwargs: object) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.replica = number
+        return record
+
+    logging.setLogRecordFactory(named)
+
+
+if __name__ == "__main__":
+    main()
