@@ -10,6 +10,7 @@ from tidemill.model.package import Package
 from tidemill.observability.counters import Counters
 from tidemill.observability.recorder import Recorder
 from tidemill.prediction.batched import Batched, BatchLimits
+from tidemill.prediction.budget import Budget
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
 from tidemill.realtime.models.options import EndpointOptions
@@ -42,6 +43,7 @@ class Endpoint:
         loop: asyncio.AbstractEventLoop,
         recorder: Recorder | None = None,
         options: EndpointOptions | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.live = live
         self.package: Package = live.package
@@ -54,7 +56,7 @@ class Endpoint:
         self.shadow: Shadow | None = None
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
-        self.batched = Batched(live, profile, batching, loop, self.counters)
+        self.batched = Batched(live, profile, batching, loop, self.counters, budget)
         self._probe = Probe(self.batched, example, loop)
 
     @property
@@ -121,6 +123,13 @@ class Endpoints:
         """The aliases of a model that stand for a version that is served."""
         versions = self._models.get(name, {})
         return {alias: versions[v] for alias, v in self._aliases.get(name, {}).items() if v in versions}
+
+    def paths(self, name: str) -> Iterator[tuple[str, Endpoint]]:
+        """Every way to write a model in a path, and whom it means: NAME, NAME/versions/1, NAME@champion, …"""
+        yield name, self.find(name)
+        for ref, one in {**self.aliases(name), **self._models[name]}.items():
+            yield f"{name}/versions/{ref}", one
+            yield f"{name}@{ref}", one
 
     def split(self, name: str) -> Split[Endpoint] | None:
         """How calls of a model that name no version are shared, if they are: then its `choose` says who answers."""

@@ -8,6 +8,7 @@ import msgspec
 
 from tidemill.config import Config
 from tidemill.errors import ConfigError
+from tidemill.prediction.limits import BatchLimits
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.models.options import EndpointOptions, Name, RepositoryOptions
 from tidemill.realtime.replicas.options import ReplicaOptions
@@ -39,12 +40,14 @@ class ServeOptions(Config, frozen=True, kw_only=True):
 
     `port` 0 takes any free one; the bound address is in the log line `listening`, and in `port_file` (HOST:PORT,
     written once the server is ready) if that is given. On SIGTERM the server is not ready and closes connections
-    after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` calls of
-    one model run at a time on threads (by default as many as there are cores, or one where the interpreter's lock
-    serialises them anyway); `max_queue_rows` rows of one model wait at most. `packages` (or one `package`) and
-    `repository` say what is served; `model_control` what changes that while the server runs: nothing, the repository
-    itself (poll) or requests (explicit). `aliases` is by model, then alias; `max_model_memory` is bytes of all models
-    of the process together. In `counters_dir` the counts outlive the process; otherwise they end with it.
+    after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` calls of one model
+    run at a time on threads (by default as many as there are cores, or one where the interpreter's lock serialises
+    them anyway); `max_queue_rows` rows of one model wait at most: both are short for what `batching` says of merging
+    and admission. Calls of all models that compute share `cores` (by default all that there are). `packages` (or one
+    `package`) and `repository` say what is served; `model_control` what changes that while the server runs: nothing,
+    the repository itself (poll) or requests (explicit). `aliases` is by model, then alias; `max_model_memory` is
+    bytes of all models of the process together. In `counters_dir` the counts outlive the process; otherwise they end
+    with it.
     """
 
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
@@ -59,7 +62,9 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     management: ManagementOptions = ManagementOptions()
     counters_dir: str | None = None
     workers: Positive | None = None
-    max_queue_rows: Positive = 65_536
+    max_queue_rows: Positive | None = None
+    cores: Positive | None = None
+    batching: BatchLimits = BatchLimits()
     http: HttpLimits = HttpLimits()
     requests: RequestLimits = RequestLimits()
     package: str | None = None
@@ -73,6 +78,8 @@ class ServeOptions(Config, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""
+        for batching in (self.batching, *(e.batching for e in self.endpoints.values() if e.batching)):
+            batching.check()
         if self.replicas is not None and (problems := self.replicas.problems()):
             raise ConfigError(problems)
         if self.auth is not None:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
+from msgspec.structs import replace
+
 from tidemill.errors import ConfigError, PackageError, TidemillError
 from tidemill.observability.recorder import Recorder
-from tidemill.prediction.batched import BatchLimits
+from tidemill.prediction.budget import Budget
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.models.control import State
 from tidemill.realtime.models.desired import Desired, Wanted
@@ -39,6 +41,7 @@ class Models:
         self._options = options
         self._swapped = swapped
         self._recorder = recorder
+        self._budget = Budget(options.cores or cpu_budget())
         self._served: dict[str, Model] = {}
         self._held: dict[Wanted, Loaded] = {}  # all that is in memory, also what is on its way in or out
         self._loading: Wanted | None = None
@@ -133,16 +136,19 @@ class Models:
         if old is not None and wanted in old.wanted and old.options.apart == options.apart:
             return old.endpoints[old.wanted.index(wanted)]
         loaded, server = self._held[wanted], self._options
-        # Threads that wait for the interpreter's lock only keep calls from being merged.
-        workers = options.workers or server.workers or (cpu_budget() if loaded.live.runtime.releases_gil else 1)
-        batching = BatchLimits(max_queue_rows=options.max_queue_rows or server.max_queue_rows, workers=workers)
+        batching = options.batching or server.batching
+        batching = replace(
+            batching,
+            workers=options.workers or server.workers or batching.workers,
+            max_queue_rows=options.max_queue_rows or server.max_queue_rows or batching.max_queue_rows,
+        )
         limits = RequestLimits(
             max_rows=options.max_rows or server.requests.max_rows,
             max_elements=options.max_elements or server.requests.max_elements,
         )
         loop = asyncio.get_running_loop()
         endpoint = Endpoint(
-            loaded.live, loaded.profile, loaded.example, batching, limits, loop, self._recorder, options
+            loaded.live, loaded.profile, loaded.example, batching, limits, loop, self._recorder, options, self._budget
         )
         endpoint.counters.loaded(loaded.seconds)
         if loaded.failure is not None and loaded.example is not None:
