@@ -27,6 +27,8 @@ from tidemill.realtime.models.models import Models
 from tidemill.realtime.monitor import Monitor, models_of
 from tidemill.realtime.openapi import openapi
 from tidemill.realtime.options import ServeOptions
+from tidemill.realtime.protocols.grpc.calls import Calls
+from tidemill.realtime.protocols.grpc.service import Grpc
 from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
 from tidemill.realtime.protocols.tfserving import add_tfserving
@@ -64,10 +66,19 @@ class Server:
         self._add_always(self._router)
         handler = logged(self.handle) if self.options.access_log else self.handle
         tls = self.security.tls
-        self.http = HttpServer(handler, self.options.http, None if tls is None else tls.context, self.monitor.counts)
+        self.grpc = self._new_grpc()
+        self.http = HttpServer(
+            handler, self.options.http, None if tls is None else tls.context, self.monitor.counts, self.grpc
+        )
 
     def _new_router(self) -> Router:
         return Router(self._missing, self.security.guard, self.monitor.counts.error)
+
+    def _new_grpc(self) -> Grpc:
+        options = self.options
+        guard = self.security.guard if options.auth is not None or options.rate_limits is not None else None
+        calls = Calls(options.http.max_body_bytes, options.access_log, guard, self.monitor.counts.error)
+        return Grpc(self.service, lambda: self.control, calls)
 
     @property
     def address(self) -> str:

@@ -20,13 +20,9 @@ from tidemill.realtime.http2_stream import H2Stream
 from tidemill.realtime.inference import TIMEOUT_HEADER, header_timeout
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, framed
 from tidemill.realtime.protocols.grpc.messages import DecodeError, message
-from tidemill.realtime.protocols.grpc.status import (
-    OK_TRAILERS,
-    CallError,
-    GrpcCode,
-    error_trailers,
-    headers_block,
-)
+from tidemill.realtime.protocols.grpc.status import OK_TRAILERS, CallError, GrpcCode, error_trailers, headers_block
+from tidemill.realtime.security.guard import Guard
+from tidemill.realtime.security.scopes import Need
 
 __all__ = ["Calls", "Collector", "Take", "Wishes", "encoded", "parse", "refused"]
 
@@ -161,10 +157,20 @@ Take = Callable[[H2Stream, Wishes, bytes], None]
 class Calls:
     """What calls of every method share: their limits, what their headers wish, and how they end."""
 
-    def __init__(self, most: int, access_log: bool) -> None:
-        """`most` bytes may a message have."""
+    def __init__(
+        self,
+        most: int,
+        access_log: bool = False,
+        guard: Guard | None = None,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
+        """`most` bytes may a message have. `guard` lets callers in, everyone without it; `count` is told the (HTTP)
+        status of each error that reaches no model.
+        """
         self.most = most
         self._log = access_log
+        self._guard = guard
+        self._count = count
         self._wishes: dict[Head, Wishes] = {}
 
     def wishes(self, stream: H2Stream) -> Wishes:
@@ -175,6 +181,13 @@ class Calls:
                 self._wishes.clear()
             found = self._wishes[stream.head] = Wishes(stream.head)
         return found
+
+    def enter(self, stream: H2Stream, need: Need) -> None:
+        """Raise Unauthenticated, Forbidden or Overloaded if the caller may not have what it needs (now)."""
+        guard = self._guard
+        if guard is not None:
+            header = stream.header
+            guard.enter(need, header(b"authorization"), header(b"x-api-key"), stream.caller, stream.peer)
 
     def unary(self, stream: H2Stream, take: Take) -> None:
         """Give the one message of the call to `take`."""
@@ -191,7 +204,7 @@ class Calls:
                 return
             rest = _Rest(self, stream, wishes, take)
         except TidemillError as error:
-            self.fail(stream, error)
+            self.reject(stream, error)
             return
         stream.on_data = rest.add
         stream.on_refused = rest.refused
@@ -203,7 +216,19 @@ class Calls:
             data = encoded(data, coding)
         stream.finish(headers_block(coding), data, OK_TRAILERS)
         if self._log:
-            self.note(stream, 0, len(data))
+            self._note(stream, GrpcCode.OK, len(data))
+
+    def end(self, stream: H2Stream, sent: int) -> None:
+        """End a call that has been answered with messages of so many bytes."""
+        stream.send_trailers(OK_TRAILERS)
+        if self._log:
+            self._note(stream, GrpcCode.OK, sent)
+
+    def reject(self, stream: H2Stream, error: TidemillError, *, begun: bool = False) -> None:
+        """End a call with an error that no model has counted."""
+        if self._count is not None:
+            self._count(error.status)
+        self.fail(stream, error, begun=begun)
 
     def fail(self, stream: H2Stream, error: TidemillError, *, begun: bool = False) -> None:
         """End a call with an error; `begun`: its header block was sent."""
@@ -213,14 +238,14 @@ class Calls:
         else:
             stream.send_headers(block(TRAILERS_ONLY + trailers), end=True)
         if self._log:
-            self.note(stream, GrpcCode[error.grpc], 0)
+            self._note(stream, GrpcCode[error.grpc], 0)
 
     def left(self, stream: H2Stream) -> None:
         """The client of a call is gone."""
         if self._log:
-            self.note(stream, GrpcCode.CANCELLED, 0)
+            self._note(stream, GrpcCode.CANCELLED, 0)
 
-    def note(self, stream: H2Stream, code: int, size: int) -> None:
+    def _note(self, stream: H2Stream, code: int, size: int) -> None:
         """One line in the access log for a call that is over; no values, no text."""
         log.info(
             "request",
@@ -261,10 +286,10 @@ class _Rest:
                 raise CallError(GrpcCode.UNIMPLEMENTED, "no message came; this method takes one")
             self._take(self._stream, self._wishes, self._found[0])
         except TidemillError as error:
-            self._calls.fail(self._stream, error)
+            self._calls.reject(self._stream, error)
 
     def refused(self, refusal: Refusal) -> None:
-        self._calls.fail(self._stream, refused(refusal))
+        self._calls.reject(self._stream, refused(refusal))
 
 
 def refused(refusal: Refusal) -> TidemillError:

@@ -17,10 +17,11 @@ from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, Writer, framed
 from tidemill.realtime.protocols.grpc.read import Frame, InferReader
 from tidemill.realtime.protocols.grpc.status import CallError, GrpcCode
 from tidemill.realtime.protocols.oip_request import Asked
+from tidemill.realtime.security.scopes import Need
 from tidemill.realtime.service import Service, State
 from tidemill.rows import Rows
 
-__all__ = ["Infer", "Read", "Targets", "answer"]
+__all__ = ["Infer", "Invalid", "Read", "Targets", "answer"]
 
 # Frames remembered, one for each length of message.
 FRAMES = 256
@@ -61,55 +62,72 @@ class Read:
         return received_at + (self.target.endpoint.timeout if timeout is None else timeout)
 
 
+class Invalid(Exception):
+    """A request that its model cannot take: the model counts it."""
+
+    def __init__(self, endpoint: Endpoint, error: InputError) -> None:
+        self.error = error
+        self._endpoint = endpoint
+        super().__init__(str(error))
+
+    def count(self, received_at: float) -> None:
+        """Count the request, which came at that moment."""
+        self._endpoint.counters.failed(received_at, self.error.code, self.error.reason)
+
+
 class Targets:
     """Finds and reads for the models that are served now."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, calls: Calls) -> None:
         self._service = service
+        self._calls = calls
         self._endpoints: Endpoints | None = None
         self._targets: dict[Endpoint, Target] = {}
-        self._frames: dict[int, tuple[Frame, Target, bool]] = {}
+        self._frames: dict[int, tuple[Frame, Target, bool, Need]] = {}
         self._once: dict[int, int] = {}
 
-    def framed(self, data: bytes, received_at: float) -> Read | None:
-        """A framed message that is one of those before but for its numbers; None if it is not. Raises InputError."""
+    def framed(self, data: bytes, stream: H2Stream) -> Read | None:
+        """A framed message that is one of those before but for its numbers; None if it is not. Raises Invalid, or what
+        the gate says.
+        """
         known = self._frames.get(len(data))
         if known is None or self._endpoints is not self._service.endpoints:
             return None
-        frame, target, plain = known
+        frame, target, plain, need = known
         if not frame.fits(data):
             return None
+        self._calls.enter(stream, need)
         try:
             return Read(target, target.reader.framed(frame, data), frame.asked, plain)
         except InputError as error:
-            target.endpoint.counters.failed(received_at, error.code, error.reason)
-            raise
+            raise Invalid(target.endpoint, error) from None
 
-    def read(self, data: bytes, received_at: float) -> Read:
-        """Any framed message. Raises CallError, NotFound, InputError (which the model has counted) or Unavailable."""
+    def read(self, data: bytes, stream: H2Stream) -> Read:
+        """Any framed message. Raises CallError, and as `of` does."""
         try:
             request = decode(data, FRAME_BYTES)
         except DecodeError:
             raise CallError(GrpcCode.INTERNAL, "the message is no inference.ModelInferRequest") from None
-        return self.of(request, data, received_at)
+        return self.of(request, data, stream)
 
-    def of(self, request: InferRequest, data: bytes, received_at: float) -> Read:
-        """A request that was decoded from `data`. Raises as `read` does."""
+    def of(self, request: InferRequest, data: bytes, stream: H2Stream) -> Read:
+        """A request that was decoded from `data`. Raises NotFound, Unavailable, Invalid, or what the gate says."""
+        need = Need.of("infer", request.model.partition("@")[0])
+        self._calls.enter(stream, need)
         if self._service.state is State.LOADING:
             raise Unavailable("the models are being loaded", retry_after=1.0)
         endpoints = self._current()
         target = self._target(endpoints.find(request.model, request.version or None))
         try:
             rows, asked = target.reader.read(request)
-            split = None if request.version else endpoints.split(request.model)
-            if split is not None:
-                target = self._target(split.choose(rows))
         except InputError as error:
-            target.endpoint.counters.failed(received_at, error.code, error.reason)
-            raise
+            raise Invalid(target.endpoint, error) from None
+        split = None if request.version else endpoints.split(request.model)
         plain = target.plain(asked)
         if split is None:
-            self._learn(request, data, target, plain)
+            self._learn(request, data, target, plain, need)
+        else:
+            target = self._target(split.choose(rows))
         return Read(target, rows, asked, plain)
 
     def _current(self) -> Endpoints:
@@ -128,7 +146,7 @@ class Targets:
             found = self._targets[endpoint] = Target(endpoint)
         return found
 
-    def _learn(self, request: InferRequest, data: bytes, target: Target, plain: bool) -> None:
+    def _learn(self, request: InferRequest, data: bytes, target: Target, plain: bool, need: Need) -> None:
         """Remember the frame of a message when its like is seen for the second time."""
         if not request.raw or request.id:
             return
@@ -143,7 +161,7 @@ class Targets:
         if frame is not None:
             if len(self._frames) >= FRAMES:
                 self._frames.clear()
-            self._frames[size] = (frame, target, plain)
+            self._frames[size] = (frame, target, plain, need)
 
 
 class Infer:
@@ -161,9 +179,13 @@ class Infer:
 
     def _take(self, stream: H2Stream, wishes: Wishes, data: bytes) -> None:
         read_at = monotonic()
-        received_at = stream.received_at
-        found = self._targets.framed(data, received_at) or self._targets.read(data, received_at)
-        due = found.due(received_at, wishes.timeout)
+        try:
+            found = self._targets.framed(data, stream) or self._targets.read(data, stream)
+        except Invalid as invalid:
+            invalid.count(stream.received_at)
+            self._calls.fail(stream, invalid.error)
+            return
+        due = found.due(stream.received_at, wishes.timeout)
         inference: _Plain
         if found.plain:
             inference = _Plain(found.target.endpoint, stream, found.rows, due, read_at)

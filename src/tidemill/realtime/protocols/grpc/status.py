@@ -52,6 +52,7 @@ class CallError(TidemillError):
     """What is wrong with a call as such, whatever it asks; the gRPC specification names the code for it."""
 
     code = "invalid_call"
+    status = 400
 
     def __init__(self, grpc: GrpcCode, text: str) -> None:
         self.grpc = grpc.name
