@@ -74,6 +74,7 @@ def _of_model(parts: list[str], reading: bool) -> Need:
     """`/v2/models/NAME[/versions/VERSION][/ACTION]`, or TF-Serving's `/v1/models/NAME[/versions/VERSION][:ACTION]`."""
     colon_action = parts[-1].partition(":")[2] if parts[0] == "v1" else ""
     model = parts[2].partition(":")[0] if parts[0] == "v1" else parts[2]
+    model = model.partition("@")[0]  # NAME@ALIAS is a version of NAME
     if reading:
         read = Need.of("read", model)
         return read._replace(open_as="health") if parts[-1] == "ready" and len(parts) > 3 else read
