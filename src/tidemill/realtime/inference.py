@@ -15,9 +15,11 @@ from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows
 
-__all__ = ["TIMEOUT_HEADER", "HttpInference", "Inference", "Origin", "deadline_of", "header_timeout"]
+__all__ = ["ENTITY_KEY", "TIMEOUT_HEADER", "HttpInference", "Inference", "Origin", "deadline_of", "header_timeout"]
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+ENTITY_KEY = b"x-entity-key"
+"""The header with which a caller says whose rows these are, where a model's calls are shared by key."""
 
 
 class Origin(Protocol):

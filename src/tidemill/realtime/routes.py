@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import orjson
 
@@ -11,7 +11,7 @@ from tidemill.realtime.answers import reply_encoded, reply_error
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.security.guard import Guard
 
-__all__ = ["Router", "document"]
+__all__ = ["Router", "document", "not_allowed"]
 
 
 class Router:
@@ -72,7 +72,7 @@ class Router:
             reply_error(request, error)
 
 
-def not_allowed(request: Request, methods: Mapping[str, Handler]) -> None:
+def not_allowed(request: Request, methods: Iterable[str]) -> None:
     """405, with what is allowed."""
     allowed = ", ".join(sorted(methods))
     text = orjson.dumps({"error": f"{request.method} is not allowed at {request.path}: use {allowed}"})

@@ -18,7 +18,6 @@ from tidemill.realtime.accepting import Seats
 from tidemill.realtime.access import logged
 from tidemill.realtime.endpoint import Endpoints
 from tidemill.realtime.http import HttpServer
-from tidemill.realtime.models.control import Control
 from tidemill.realtime.models.desired import Desired
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.local import LocalControl
@@ -31,6 +30,7 @@ from tidemill.realtime.protocols.grpc.calls import Calls
 from tidemill.realtime.protocols.grpc.service import Grpc
 from tidemill.realtime.protocols.oip import add_infer
 from tidemill.realtime.protocols.oip_models import add_health, add_models
+from tidemill.realtime.protocols.oip_repository import Repository
 from tidemill.realtime.protocols.tfserving import add_tfserving
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, document
@@ -61,7 +61,7 @@ class Server:
         self.management: Management | None = None
         self.security = Security(self.options.tls, self.options.auth, self.options.rate_limits)
         self.models = Models(self.options, self._swapped, self.monitor.recorder)
-        self.control: Control | None = None
+        self._repository = Repository(self.service)
         self._router = self._new_router()
         self._add_always(self._router)
         handler = logged(self.handle) if self.options.access_log else self.handle
@@ -78,7 +78,7 @@ class Server:
         options = self.options
         guard = self.security.guard if options.auth is not None or options.rate_limits is not None else None
         calls = Calls(options.http.max_body_bytes, options.access_log, guard, self.monitor.counts.error)
-        return Grpc(self.service, lambda: self.control, calls)
+        return Grpc(self.service, lambda: self.service.control, calls)
 
     @property
     def address(self) -> str:
@@ -129,7 +129,7 @@ class Server:
         except BaseException:
             await self.http.drain(0.0, 0.0)
             raise
-        self.control = control
+        self.service.control = control
         if self.options.repository is not None and self.options.model_control == "poll":
             control.poll(self.options.repository.interval)
         self._ready()
@@ -158,6 +158,7 @@ class Server:
         self._add_always(router)
         most = self.options.http.max_body_bytes
         add_models(router, self.service)
+        self._repository.add(router)
         add_tfserving(router, self.service, most)
         add_infer(router, self.service, most)
         router.add("GET", "/openapi.json", document(lambda: _openapi(endpoints)))
@@ -184,7 +185,8 @@ class Server:
         if parts[:2] == ["v1", "models"] and len(parts) > 2:
             name, version = parts[2], parts[4] if len(parts) > 4 and parts[3] == "versions" else None
             self.service.endpoints.find(name.partition(":")[0], version and version.partition(":")[0])
-        raise NotFound(f"no such path: {request.path:.200}")
+        if not self._repository.take(request):
+            raise NotFound(f"no such path: {request.path:.200}")
 
     async def drain(self) -> int:
         """Stop in order: not ready, a lame duck, no new connections, finish, end. Returns the requests cut."""
@@ -201,8 +203,8 @@ class Server:
         self.monitor.close()
         if self.management is not None:
             self.management.close()
-        if isinstance(self.control, LocalControl):
-            self.control.close()
+        if isinstance(self.service.control, LocalControl):
+            self.service.control.close()
         self.models.close()
 
 

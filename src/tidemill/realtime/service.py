@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from tidemill.realtime.endpoint import Endpoint, Endpoints
+from tidemill.realtime.models.control import Control
 
 __all__ = ["Service", "State"]
 
@@ -23,6 +24,8 @@ class Service:
     def __init__(self) -> None:
         self.state = State.LOADING
         self.endpoints = Endpoints()
+        self.control: Control | None = None
+        """Who changes what is served; None until that is known."""
 
     @property
     def ready(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,7 +72,7 @@ def split_of(
     default = _resolved(options.default, endpoints, aliases) if options.default else max(endpoints, key=_order)
     key = default.manifest.entity_key if split.by == "key" else None
     weighted = {ref: (weight, by_ref[ref]) for ref, weight in split.weights.items()}
-    return Split(name, weighted, default, key, random.Random())  # noqa: S311 - who answers is no secret
+    return Split(name, weighted, default, key)
 
 
 def shadowed(

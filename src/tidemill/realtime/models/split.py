@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
 from itertools import accumulate
 from typing import Generic, TypeVar
@@ -14,7 +14,8 @@ from tidemill.rows import Rows
 
 __all__ = ["Split", "by_key", "key_of"]
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
+U = TypeVar("U", bound=Hashable)
 
 HASHES = float(1 << 64)
 
@@ -28,19 +29,24 @@ class Split(Generic[T]):
         versions: Mapping[str, tuple[float, T]],
         default: T,
         key: tuple[str, ...] | None,
-        rng: random.Random,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         """`versions`: name → (weight, version). `key` names the inputs that identify an entity; None: draw at random.
-        A call without a key goes to `default`.
+        A call without a key goes to `default`. `draw` gives numbers of [0, 1).
         """
         self._model = model
         self._weights = {name: weight for name, (weight, _) in versions.items()}
         self._versions = {name: version for name, (_, version) in versions.items()}
         self._default = default
         self._key = key
-        self._random = rng.random
+        self._random = draw
         self._drawn = list(self._versions.values())
         self._bounds = list(accumulate(self._weights.values()))
+
+    def among(self, others: Mapping[T, U]) -> Split[U]:
+        """The same choice among what belongs to each version."""
+        versions = {name: (self._weights[name], others[version]) for name, version in self._versions.items()}
+        return Split(self._model, versions, others[self._default], self._key, self._random)
 
     def choose(self, rows: Rows, key: bytes | None = None) -> T:
         """The version that answers these rows. `key` is the caller's own word for the entity."""

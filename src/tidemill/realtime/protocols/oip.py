@@ -13,7 +13,8 @@ from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import HttpInference, deadline_of
+from tidemill.realtime.inference import ENTITY_KEY, HttpInference, deadline_of
+from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
 from tidemill.realtime.protocols.oip_response import Writer
 from tidemill.realtime.request import Request
@@ -28,20 +29,25 @@ JSON_SIZE = b"inference-header-content-length"
 
 
 def add_infer(router: Router, service: Service, max_body: int) -> None:
-    """`POST …/infer` of every model, with and without its version."""
-    for one in service.endpoints:
-        infer = Infer(one, max_body)
-        router.add("POST", f"/v2/models/{one.name}/versions/{one.version}/infer", infer)
-        if one is service.endpoints.find(one.name):
-            router.add("POST", f"/v2/models/{one.name}/infer", infer)
+    """`POST …/infer` of every model, with and without its version or alias."""
+    endpoints = service.endpoints
+    for name in endpoints.names:
+        infers = {one: Infer(one, max_body) for one in endpoints.versions(name)}
+        for path, one in endpoints.paths(name):
+            router.add("POST", f"/v2/models/{path}/infer", infers[one])
+        split = endpoints.split(name)
+        if split is not None:
+            shared = Infer(endpoints.find(name), max_body, split.among(infers))
+            router.add("POST", f"/v2/models/{name}/infer", shared)
 
 
 class Infer:
-    """`POST …/infer` of one model version."""
+    """`POST …/infer` of one model version; with `split`, of several that one of them reads requests for."""
 
-    def __init__(self, endpoint: Endpoint, max_body: int) -> None:
+    def __init__(self, endpoint: Endpoint, max_body: int, split: Split[Infer] | None = None) -> None:
         self._endpoint = endpoint
         self._max_body = max_body
+        self._split = split
         self._reader = Reader(endpoint.live, endpoint.limits)
         self._fast = FastReader.of(endpoint.live, endpoint.limits)
         self.writer = Writer(endpoint.package)
@@ -56,14 +62,18 @@ class Infer:
                 found = self._fast.read(request.body)
             if found is not None:
                 rows, id_ = found
+                one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
+                endpoint = one._endpoint
                 due = request.received_at + endpoint.timeout if request.bare else deadline_of(endpoint, request)
                 inference = _Plain(endpoint, request, rows, due, read)
-                inference.writer = self.writer
+                inference.writer = one.writer
                 inference.id = id_
             else:
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
+                one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
+                endpoint = one._endpoint
                 due = deadline_of(endpoint, request, asked.timeout)
-                inference = _Asked(endpoint, request, rows, due, read, self.writer, asked)
+                inference = _Asked(endpoint, request, rows, due, read, one.writer, asked)
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)

@@ -6,16 +6,14 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import orjson
 
-from tidemill.errors import InputError, TidemillError
 from tidemill.model.signature import Input, Output
-from tidemill.realtime.answers import reply_error
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.protocols.oip_request import kind, load_json
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service
@@ -25,7 +23,7 @@ __all__ = ["add_health", "add_models"]
 EXTENSIONS = (
     "binary_tensor_data",
     "model_configuration",
-    "model_repository(index)",
+    "model_repository",
     "parameters",
     "statistics",
 )
@@ -51,22 +49,21 @@ def add_health(router: Router, service: Service) -> None:
 
 
 def add_models(router: Router, service: Service) -> None:
-    """Metadata, readiness, configuration and statistics of every model, with and without its version."""
+    """Metadata, readiness, configuration and statistics of every model, with and without its version or alias."""
     endpoints = service.endpoints
-    router.add("GET", "/v2/models/stats", document(lambda: _stats(list(endpoints))))
-    router.add("POST", "/v2/repository/index", _index(service))
     for name in endpoints.names:
         versions = endpoints.versions(name)
         known = [one.version for one in versions]
-        highest = versions[-1]
-        for path, one in [(f"/v2/models/{name}/versions/{e.version}", e) for e in versions] + [
-            (f"/v2/models/{name}", highest)
-        ]:
-            router.add("GET", path, document(metadata(one, known)))
+        about = {one: document(metadata(one, known)) for one in versions}
+        configurations = {one: document(orjson.dumps(configuration(one))) for one in versions}
+        for written, one in endpoints.paths(name):
+            path = f"/v2/models/{written}"
+            router.add("GET", path, about[one])
             router.add("GET", f"{path}/ready", _model_ready(service, one))
-            router.add("GET", f"{path}/config", document(orjson.dumps(configuration(one))))
-            counted = versions if path.endswith(f"/models/{name}") else [one]
-            router.add("GET", f"{path}/stats", document(_stats_of(counted)))
+            router.add("GET", f"{path}/config", configurations[one])
+            router.add("GET", f"{path}/stats", document(_stats_of(versions if written == name else [one])))
+    # After the models, one of which may be called stats: what its name means is told under its version.
+    router.add("GET", "/v2/models/stats", document(_stats_of(list(endpoints))))
 
 
 def _model_ready(service: Service, endpoint: Endpoint) -> Handler:
@@ -118,39 +115,12 @@ def configuration(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _stats_of(endpoints: list[Endpoint]) -> Any:
-    return lambda: _stats(endpoints)
+def _stats_of(endpoints: list[Endpoint]) -> Callable[[], bytes]:
+    return lambda: orjson.dumps({"model_stats": [_stats(one) for one in endpoints]})
 
 
-def _stats(endpoints: list[Endpoint]) -> bytes:
-    return orjson.dumps(
-        {"model_stats": [{"name": e.name, "version": e.version, **e.counters.snapshot()} for e in endpoints]}
-    )
-
-
-def _index(service: Service) -> Handler:
-    def index(request: Request) -> None:
-        try:
-            only_ready = _only_ready(request.body)
-        except TidemillError as error:
-            reply_error(request, error)
-            return
-        found = []
-        for one in service.endpoints:
-            ready = service.model_ready(one)
-            if ready or not only_ready:
-                state = "READY" if ready else "UNAVAILABLE"
-                found.append({"name": one.name, "version": one.version, "state": state, "reason": ""})
-        request.reply(200, orjson.dumps(found))
-
-    return index
-
-
-def _only_ready(body: bytes) -> bool:
-    doc = load_json(body) if body.strip() else {}
-    if not isinstance(doc, dict):
-        raise InputError(f"the request is a JSON {kind(doc)}, expected an object")
-    ready = doc.get("ready", False)
-    if not isinstance(ready, bool):
-        raise InputError(f"ready is a JSON {kind(ready)}, expected true or false", field="ready")
-    return ready
+def _stats(endpoint: Endpoint) -> dict[str, Any]:
+    stats = {"name": endpoint.name, "version": endpoint.version, **endpoint.counters.snapshot()}
+    if endpoint.shadow is not None:
+        stats["shadow"] = endpoint.shadow.told()
+    return stats

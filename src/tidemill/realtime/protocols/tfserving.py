@@ -20,7 +20,8 @@ from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import HttpInference, deadline_of
+from tidemill.realtime.inference import ENTITY_KEY, HttpInference, deadline_of
+from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.cells import nested_cells
 from tidemill.realtime.protocols.oip_request import kind, load_json, on_bad_row, parameters_of
 from tidemill.realtime.protocols.oip_response import row_errors
@@ -43,18 +44,20 @@ def add_tfserving(router: Router, service: Service, max_body: int) -> None:
         versions = endpoints.versions(name)
         path = f"/v1/models/{name}"
         router.add("GET", path, _status(service, versions))
-        for at, one in [(f"{path}/versions/{e.version}", e) for e in versions] + [(path, versions[-1])]:
+        for at, one in [(f"/v1/models/{written}", one) for written, one in endpoints.paths(name)]:
             if at != path:
                 router.add("GET", at, _status(service, [one]))
             router.add("GET", f"{at}/metadata", document(_metadata(one)))
-            router.add("POST", f"{at}:predict", Predict(one, max_body))
+            split = endpoints.split(name) if at == path else None
+            router.add("POST", f"{at}:predict", Predict(one, max_body, split))
 
 
 class Predict:
-    """`POST …:predict` of one model version."""
+    """`POST …:predict` of one model version; with `split`, of several that one of them reads requests for."""
 
-    def __init__(self, endpoint: Endpoint, max_body: int) -> None:
+    def __init__(self, endpoint: Endpoint, max_body: int, split: Split[Endpoint] | None = None) -> None:
         self._endpoint = endpoint
+        self._split = split
         self._max_body = max_body
         self._intake = endpoint.live.intake
         self._raw = [i for i in endpoint.manifest.inputs if i.datatype == "BYTES"]
@@ -74,6 +77,8 @@ class Predict:
             by_row = "instances" in doc
             rows = self._instances(doc["instances"]) if by_row else self._inputs(doc["inputs"])
             partial = on_bad_row(parameters_of(doc, "the request"))
+            if self._split is not None:
+                endpoint = self._split.choose(rows, request.header(ENTITY_KEY))
             inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
             inference.by_row = by_row
         except TidemillError as error:
