@@ -32,12 +32,15 @@ INT64_MAX = (1 << 63) - 1
 
 @dataclass(slots=True)
 class Asked:
-    """What a request asks of its answer. `outputs` are (name, as binary) pairs; `timeout` is in seconds."""
+    """What a request asks of its answer. `outputs` are (name, as binary) pairs; `timeout` is in seconds; `priority` is
+    1 for the highest, 0 for the default.
+    """
 
     id: str | None
     outputs: list[tuple[str, bool]]
     partial: bool
     timeout: float | None
+    priority: int = 0
 
 
 class Reader:
@@ -163,7 +166,8 @@ class Reader:
             raise InputError(f"id is a JSON {kind(id_)}, expected a string", field="id")
         parameters = parameters_of(doc, "the request")
         all_binary = _flag(parameters, "binary_data_output", "the request")
-        return Asked(id_, self._wanted(doc.get("outputs"), all_binary), on_bad_row(parameters), _timeout(parameters))
+        wanted = self._wanted(doc.get("outputs"), all_binary)
+        return Asked(id_, wanted, on_bad_row(parameters), _timeout(parameters), _priority(parameters))
 
     def _wanted(self, outputs: Any, binary: bool) -> list[tuple[str, bool]]:
         if outputs is None or outputs == []:
@@ -305,6 +309,14 @@ def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = Fal
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise InputError(f"parameter {name} of {where}: got {value!r:.40}, expected true or false", field=name)
+    return value
+
+
+def _priority(parameters: dict[str, Any]) -> int:
+    """Triton's `priority` parameter: 1 is the highest, 0 the default."""
+    value = parameters.get("priority", 0)
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise InputError(f"parameter priority: got {value!r:.40}, expected an integer ≥ 0", field="priority")
     return value
 
 
