@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from tidemill import __version__
 from tidemill.cli.check import check
 from tidemill.cli.console import errors
+from tidemill.cli.export import export
 from tidemill.cli.inspect import inspect
 from tidemill.cli.keys import keys
 from tidemill.cli.package import package
@@ -76,6 +77,7 @@ def options(
 for command in (package, inspect, check, verify, serve, score):
     app.command()(command)
 app.add_typer(keys, name="keys")
+app.add_typer(export, name="export")
 
 
 def main() -> None:
