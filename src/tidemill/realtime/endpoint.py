@@ -19,6 +19,7 @@ from tidemill.realtime.models.split import Split
 from tidemill.realtime.models.versions import natural
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.probe import Probe
+from tidemill.realtime.security.rates import Rates
 from tidemill.rows import Rows
 
 __all__ = ["Endpoint", "Endpoints"]
@@ -30,7 +31,8 @@ OVERDUE = 0.5
 class Endpoint:
     """One model version: its path, the merging in front of it, and what it counts. `example` is a row it answers.
 
-    `options` are its model's, and `shadow`, if there is one, is told of each answer after it was given.
+    `options` are its model's; `shadow`, if there is one, is told of each answer after it was given, and `rates` of the
+    rows that each caller has answered.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Endpoint:
         self.options = options or EndpointOptions()
         self.timeout = self.options.timeout or self.manifest.slo.timeout_ms / 1e3
         self.shadow: Shadow | None = None
+        self.rates: Rates | None = None
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
         self.batched = Batched(live, profile, batching, loop, self.counters, budget)

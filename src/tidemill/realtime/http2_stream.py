@@ -55,6 +55,7 @@ class H2Stream:
         "_phase",
         "_queue",
         "_trailers",
+        "caller",
         "ended",
         "gone",
         "got",
@@ -80,6 +81,8 @@ class H2Stream:
         self.id = number
         self.head = head
         """Shared by the streams of a connection whose header blocks mean the same: never changed."""
+        self.caller = conn.caller
+        """Who asks: by certificate, else by the key or token that was accepted; empty if nobody is known."""
         self.received_at = now
         """`time.monotonic()` when the headers were complete."""
         self.on_data: Callable[[bytes, bool], None] = ignore
@@ -131,7 +134,7 @@ class H2Stream:
         return self.head.fields.get(name)
 
     @property
-    def caller(self) -> str:
+    def certified(self) -> str:
         """Whom the client's certificate names; empty without one."""
         return self._conn.caller
 

@@ -28,6 +28,14 @@ class Origin(Protocol):
     received_at: float
     on_gone: Callable[[], None] | None
 
+    @property
+    def caller(self) -> str:
+        """Who asks; empty if nobody is known."""
+
+    @property
+    def peer(self) -> str:
+        """The client's network address."""
+
 
 R = TypeVar("R", bound=Origin)
 
@@ -65,6 +73,11 @@ class Inference(Call, Generic[R]):
         except TidemillError as error:
             self.done = True
             self.failed(error)
+            return
+        rates = self.endpoint.rates
+        if rates is not None:
+            request = self.request
+            rates.charge(request.caller, request.peer, self.endpoint.name, len(self.rows))
 
     @abstractmethod
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:

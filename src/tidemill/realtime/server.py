@@ -59,7 +59,9 @@ class Server:
         self.service = Service()
         self.monitor = Monitor(self.options.counters_dir)
         self.management: Management | None = None
-        self.security = Security(self.options.tls, self.options.auth, self.options.rate_limits)
+        self.security = Security(
+            self.options.tls, self.options.auth, self.options.rate_limits, self.monitor.counts.error
+        )
         self.models = Models(self.options, self._swapped, self.monitor.recorder)
         self._repository = Repository(self.service)
         self._router = self._new_router()
@@ -154,6 +156,8 @@ class Server:
     def _swapped(self, endpoints: Endpoints) -> None:
         """From now on these answer."""
         self.service.endpoints = endpoints
+        for one in endpoints:
+            one.rates = self.security.rates
         router = self._new_router()
         self._add_always(router)
         most = self.options.http.max_body_bytes

@@ -60,8 +60,13 @@ class Known:
 class Guard:
     """Lets requests through to their handlers, or answers them. Belongs to the thread of one event loop."""
 
-    def __init__(self, auth: AuthOptions | None, limits: RateLimits | None) -> None:
-        """Raises ConfigError for a file of keys that is not right, MissingExtra."""
+    def __init__(
+        self, auth: AuthOptions | None, limits: RateLimits | None, count: Callable[[int], None] | None = None
+    ) -> None:
+        """`count` is told the status of each request that a route is not asked for.
+
+        Raises ConfigError for a file of keys that is not right, MissingExtra.
+        """
         self._auth = auth
         self._keys_file = None if auth is None else auth.keys
         self._keys = None if self._keys_file is None else read_keys(self._keys_file)
@@ -71,8 +76,7 @@ class Guard:
         self._by_api_key: dict[bytes, Known] = {}
         self._by_certificate: dict[str, Known] = {}
         self.rates = None if limits is None else Rates(limits)
-        self.on_refused: Callable[[Need, float, TidemillError], None] | None = None
-        """Called with what was wanted, when the request came (`time.monotonic()`) and why it was refused."""
+        self._refused = count
 
     def route(self, method: str, path: str, handler: Handler) -> Handler:
         """The handler of a route, behind the gate. What is open stays as it is."""
@@ -93,7 +97,7 @@ class Guard:
                 if rates is not None:
                     rates.admit(known.name, model)
             except TidemillError as error:
-                self._refuse(request, need, error)
+                self._refuse(request, error)
                 return
             request.caller = known.name
             handler(request)
@@ -148,7 +152,7 @@ class Guard:
                 if self.rates is not None:
                     self._count(self.rates, request.caller, request.peer, need.model)
             except TidemillError as error:
-                self._refuse(request, need, error)
+                self._refuse(request, error)
                 return
             handler(request)
 
@@ -164,9 +168,9 @@ class Guard:
         known.may(need)
         return known
 
-    def _refuse(self, request: Request, need: Need, error: TidemillError) -> None:
-        if self.on_refused is not None:
-            self.on_refused(need, request.received_at, error)
+    def _refuse(self, request: Request, error: TidemillError) -> None:
+        if self._refused is not None:
+            self._refused(error.status)
         reply_error(request, error)
 
     @staticmethod

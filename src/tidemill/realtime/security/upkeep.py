@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from tidemill.errors import ConfigError
 from tidemill.realtime.security.files import Watched
 from tidemill.realtime.security.guard import Guard
 from tidemill.realtime.security.options import AuthOptions, RateLimits
+from tidemill.realtime.security.rates import Rates
 from tidemill.realtime.security.tls import Tls, TlsOptions
 
 __all__ = ["Security", "readable_keys"]
@@ -22,12 +24,23 @@ LOOK = 1.0  # seconds between two looks at the files
 class Security:
     """What the options ask for; `tls` and `guard` are None where they ask for nothing."""
 
-    def __init__(self, tls: TlsOptions | None, auth: AuthOptions | None, limits: RateLimits | None) -> None:
-        """Raises ConfigError for files that are not right, MissingExtra."""
+    def __init__(
+        self,
+        tls: TlsOptions | None,
+        auth: AuthOptions | None,
+        limits: RateLimits | None,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
+        """`count` is told the status of each refusal. Raises ConfigError for files that are not right, MissingExtra."""
         self.tls = None if tls is None else Tls(tls)
-        self.guard = None if auth is None and limits is None else Guard(auth, limits)
+        self.guard = None if auth is None and limits is None else Guard(auth, limits, count)
         self._watched = Watched(() if tls is None else tls.files)
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def rates(self) -> Rates | None:
+        """The rate limits, if there are any."""
+        return None if self.guard is None else self.guard.rates
 
     def start(self) -> None:
         """Look after the files in the running event loop from now on."""

@@ -187,7 +187,9 @@ class Calls:
         guard = self._guard
         if guard is not None:
             header = stream.header
-            guard.enter(need, header(b"authorization"), header(b"x-api-key"), stream.caller, stream.peer)
+            stream.caller = guard.enter(
+                need, header(b"authorization"), header(b"x-api-key"), stream.certified, stream.peer
+            )
 
     def unary(self, stream: H2Stream, take: Take) -> None:
         """Give the one message of the call to `take`."""

@@ -63,6 +63,16 @@ class _Message:
         self.on_gone: Callable[[], None] | None = None
         self.answer: bytes | None = None
 
+    @property
+    def caller(self) -> str:
+        """Who asks."""
+        return self.stream.caller
+
+    @property
+    def peer(self) -> str:
+        """The client's network address."""
+        return self.stream.peer
+
 
 class _Stream:
     """One call: messages in, answers out in the order of their requests."""
@@ -87,6 +97,16 @@ class _Stream:
             self._alarm = asyncio.get_running_loop().call_later(due, self._late)
         method.open.add(self)
         stream.send_headers(headers_block(wishes.answer_coding))
+
+    @property
+    def caller(self) -> str:
+        """Who asks."""
+        return self._stream.caller
+
+    @property
+    def peer(self) -> str:
+        """The client's network address."""
+        return self._stream.peer
 
     # -- in -------------------------------------------------------------------------------------------------
 
