@@ -15,6 +15,7 @@ from typing import Any
 import uvloop
 
 from tidemill.observability.logs import log_to_stderr
+from tidemill.realtime.notify import notify
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.server import Server
 
@@ -76,7 +77,10 @@ async def live(
         stopping.cancel()
         await server.http.drain(0.0, 0.0)
         loading.result()
+    if loading.done():
+        notify("READY=1")
     await stopping
+    notify("STOPPING=1")
     loading.cancel()
     draining = asyncio.create_task(server.drain())
     forced = asyncio.create_task(force.wait())
