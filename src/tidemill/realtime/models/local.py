@@ -1,25 +1,36 @@
-"""The models of a single process: what its keeper desires is applied to its memory."""
+"""Changes of what is served: what a keeper desires is applied, to this process's memory or to all replicas."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Protocol
 
 from tidemill.realtime.models.control import Change, Load, State
+from tidemill.realtime.models.desired import Desired
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.loading import on_thread
 from tidemill.realtime.models.model import Failures
-from tidemill.realtime.models.models import Models
 
 __all__ = ["LocalControl"]
 
 log = logging.getLogger(__name__)
 
 
-class LocalControl:
-    """`Control` of one process without a supervisor."""
+class Applier(Protocol):
+    """What serves a desired state: `Models` in this process, or all replicas of a supervisor."""
 
-    def __init__(self, keeper: Keeper, models: Models) -> None:
+    async def apply(self, desired: Desired) -> Failures:
+        """Serve this set. Returns what is not served as desired."""
+
+    def states(self) -> list[State]:
+        """Every version that is served."""
+
+
+class LocalControl:
+    """`Control` of whoever makes the desired state: a process without a supervisor, or the supervisor."""
+
+    def __init__(self, keeper: Keeper, models: Applier) -> None:
         self._keeper = keeper
         self._models = models
         self._turn = asyncio.Lock()

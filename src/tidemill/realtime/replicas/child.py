@@ -14,9 +14,10 @@ from enum import Enum
 from pathlib import Path
 from time import monotonic
 
-from tidemill.realtime.replicas.messages import Any, Channel, Failed, Ready, Report, Start
+from tidemill.realtime.models.desired import Desired
+from tidemill.realtime.replicas.messages import Any, Applied, Channel, Failed, Ready, Report, Start
 
-__all__ = ["Child", "Phase"]
+__all__ = ["Child", "Phase", "told_end"]
 
 PROGRAM = "tidemill.realtime.replicas.replica"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: replica\r\nconnection: close\r\n\r\n"
@@ -35,10 +36,14 @@ class Phase(Enum):
 class Child:
     """One replica. `number` is never used again; `place` is its place among those of the socket."""
 
-    def __init__(self, number: int, place: int, generation: int, directory: Path) -> None:
+    def __init__(self, number: int, place: int, generation: int, desired: Desired, directory: Path) -> None:
         self.number = number
         self.place = place
         self.generation = generation
+        self.desired = desired
+        """What it was last told to serve."""
+        self.applied: asyncio.Future[Applied | None] | None = None
+        """Its answer to that; None if it is gone."""
         self.phase = Phase.STARTING
         self.path = directory / f"replica-{number}.sock"
         self.started_at = monotonic()
@@ -110,6 +115,8 @@ class Child:
     def forget(self) -> None:
         """It has ended: leave nothing of it."""
         self.phase = Phase.ENDED
+        if self.applied is not None and not self.applied.done():
+            self.applied.set_result(None)
         if self._channel is not None:
             self._channel.close()
         self.path.unlink(missing_ok=True)

@@ -10,9 +10,15 @@ from typing import cast
 import msgspec
 
 from tidemill.errors import TidemillError
+from tidemill.realtime.models.control import Aliases, Load, State, Traffic, Unload
+from tidemill.realtime.models.desired import Desired
+from tidemill.realtime.models.model import Failures
 from tidemill.realtime.options import ServeOptions
 
-__all__ = ["Channel", "Drain", "Failed", "Message", "Ready", "Report", "Start", "Stopped", "failed", "raised"]
+__all__ = [
+    *("Answer", "Applied", "Apply", "Ask", "Channel", "Drain", "Failed", "Known", "NotServed", "Ready", "Report"),
+    *("Start", "Stopped", "failed", "failures_of", "not_served", "raised"),
+]
 
 # Bytes of one message: the whole set of models that is to be served is one.
 MOST = 16 << 20
@@ -22,21 +28,74 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="is"):
     """Base of what is sent."""
 
 
-class Start(Message, frozen=True, kw_only=True, tag="start"):
-    """To a replica, first: what to serve."""
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """From a replica: it cannot serve. The code of its error, or OSError."""
 
-    packages: tuple[str, ...]
+    code: str
+    text: str
+    exit_code: int
+
+
+class NotServed(Message, frozen=True, kw_only=True, tag="not_served"):
+    """A version (or alias) of a model that is not served as desired, and why."""
+
+    name: str
+    version: str
+    error: Failed
+
+
+class Start(Message, frozen=True, kw_only=True, tag="start"):
+    """To a replica, first: what to serve, and how."""
+
+    desired: Desired
     options: ServeOptions
 
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """From a replica: its models are loaded and warmed up. Expected seconds of a call of one row, of its slowest
-    model; the shortest SLO; how many requests at a time can all be answered within it.
+    model; the shortest SLO; how many requests at a time can all be answered within it; the models whose calls must not
+    be made twice.
     """
 
+    not_served: tuple[NotServed, ...]
     call_seconds: float
     slo_seconds: float
     concurrency: float
+    unrepeatable: tuple[str, ...]
+
+
+class Apply(Message, frozen=True, kw_only=True, tag="apply"):
+    """To a replica: serve this from now on, loaded beside what runs. Answered by Applied of the same turn."""
+
+    turn: int
+    desired: Desired
+
+
+class Applied(Message, frozen=True, kw_only=True, tag="applied"):
+    """From a replica: it has."""
+
+    turn: int
+    not_served: tuple[NotServed, ...]
+
+
+class Ask(Message, frozen=True, kw_only=True, tag="ask"):
+    """From a replica: somebody asked it for a change. Answered by Answer of the same turn, once all serve it."""
+
+    turn: int
+    change: Load | Unload | Aliases | Traffic
+
+
+class Answer(Message, frozen=True, kw_only=True, tag="answer"):
+    """To a replica: the change was made, or why it was not."""
+
+    turn: int
+    error: Failed | None = None
+
+
+class Known(Message, frozen=True, kw_only=True, tag="known"):
+    """To a replica: the versions that there are and that are not served, and why."""
+
+    states: tuple[State, ...]
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
@@ -60,15 +119,7 @@ class Stopped(Message, frozen=True, kw_only=True, tag="stopped"):
     """From a replica: it accepts no more."""
 
 
-class Failed(Message, frozen=True, kw_only=True, tag="failed"):
-    """From a replica: it cannot serve. The code of its error, or the class's name of an error that is not ours."""
-
-    code: str
-    text: str
-    exit_code: int
-
-
-Any = Start | Ready | Report | Drain | Stopped | Failed
+Any = Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Known
 
 
 class Channel(asyncio.Protocol):
@@ -125,6 +176,16 @@ def failed(error: TidemillError | OSError) -> Failed:
         return Failed(code=error.code, text=str(error), exit_code=error.exit_code)
     told = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return Failed(code="OSError", text=told or str(error), exit_code=1)
+
+
+def not_served(failures: Failures) -> tuple[NotServed, ...]:
+    """What a replica does not serve, on its way to the supervisor."""
+    return tuple(NotServed(name=n, version=v, error=failed(error)) for (n, v), error in failures.items())
+
+
+def failures_of(told: tuple[NotServed, ...]) -> Failures:
+    """The same again."""
+    return {(one.name, one.version): raised(one.error) for one in told}
 
 
 def raised(message: Failed) -> TidemillError:

@@ -21,17 +21,25 @@ from tidemill.observability.logs import log_to_stderr
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.http import HttpServer
+from tidemill.realtime.models.model import Failures
 from tidemill.realtime.process import SWITCH
+from tidemill.realtime.replicas.choice import concurrency_within
 from tidemill.realtime.replicas.messages import (
+    Answer,
     Any,
+    Applied,
+    Apply,
     Channel,
     Drain,
+    Known,
     Ready,
     Report,
     Start,
     Stopped,
     failed,
+    not_served,
 )
+from tidemill.realtime.replicas.remote import RemoteControl
 from tidemill.realtime.server import Server
 
 __all__ = ["main"]
@@ -43,8 +51,6 @@ TICK = 0.25
 # A replica whose loop stands still for so many seconds beyond what it may take to end is killed by the kernel: its
 # supervisor would have done so long before, if there were one.
 ABANDONED = 120
-# Requests at a time beyond which a replica's capacity is not asked for.
-MANY = 1024
 
 
 class Replica:
@@ -60,6 +66,9 @@ class Replica:
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
         self._alone = False
+        self._server: Server | None = None
+        self._control: RemoteControl | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, control: socket.socket) -> int:
         """Serve until told to end. Returns the exit code."""
@@ -81,6 +90,9 @@ class Replica:
         return int(code)
 
     async def _serve(self, server: Server, start: Start) -> int:
+        control = RemoteControl(server.models, self._tell)
+        server.service.control = self._control = control
+        server.http.on_stopped = lambda: self._tell(Stopped())
         watched = HttpServer(server.handle)
         if self._public is None:
             await server.listen(self._private)
@@ -89,17 +101,18 @@ class Replica:
             await server.listen(self._public, self._seats)
             self._give_way(server)
         tick = asyncio.create_task(self._tick(server, start.options.lame_duck + start.options.grace))
-        loading = asyncio.create_task(server.load(start.packages))
+        loading = asyncio.create_task(server.apply(start.desired))
         await asyncio.wait((loading, self._drain), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
-            loading.result()
+            failures = loading.result()
             self._give_way(server)
-            self._tell(_ready(list(server.service.endpoints)))
+            self._tell(_ready(list(server.service.endpoints), failures))
+            self._server = server
             await self._drain
         loading.cancel()
         tick.cancel()
+        control.alone()
         server.http.leaves_queue = self._public is not None and not self._drain.result().last
-        server.http.on_stopped = lambda: self._tell(Stopped())
         await server.drain()
         await watched.drain(0.0, 0.0)
         if self._alone:
@@ -107,18 +120,22 @@ class Replica:
             shutil.rmtree(os.path.dirname(self._private.getsockname()), ignore_errors=True)
         return 0
 
+    async def _apply(self, server: Server, apply: Apply) -> None:
+        failures = await server.apply(apply.desired)
+        self._tell(Applied(turn=apply.turn, not_served=not_served(failures)))
+
     async def _tick(self, server: Server, patience: float) -> None:
         """Report, and keep the kernel from ending this process: it does so if this is not reached for long."""
         while True:
             signal.alarm(int(ABANDONED + patience))
             endpoints = list(server.service.endpoints)
-            stuck = next((one.name for one in endpoints if one.batched.overdue(one.timeout)), "")
+            stuck = next((one.name for one in endpoints if one.batched.stuck_since is not None), "")
             self._tell(
                 Report(
                     in_flight=server.http.in_flight,
                     connections=server.http.connections,
                     cpu_seconds=time.process_time(),
-                    stuck=stuck and f"model {stuck} holds its threads",
+                    stuck=stuck and f"a call of model {stuck} does not return",
                 )
             )
             self._give_way(server)
@@ -140,8 +157,16 @@ class Replica:
     def _told(self, message: Any) -> None:
         if isinstance(message, Start):
             self._started.set_result(message)
+        elif isinstance(message, Apply) and self._server is not None:
+            task = asyncio.create_task(self._apply(self._server, message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         elif isinstance(message, Drain):
             self._end(message)
+        elif isinstance(message, Answer) and self._control is not None:
+            self._control.answered(message)
+        elif isinstance(message, Known) and self._control is not None:
+            self._control.know(message.states)
 
     def _orphaned(self) -> None:
         if not self._drain.done():
@@ -154,23 +179,21 @@ class Replica:
             self._drain.set_result(how)
 
 
-def _ready(endpoints: list[Endpoint]) -> Ready:
-    slowest = max([one.batched.profile.cost(1) for one in endpoints], default=0.0)
+def _ready(endpoints: list[Endpoint], failures: Failures) -> Ready:
     return Ready(
-        call_seconds=slowest,
+        not_served=not_served(failures),
+        call_seconds=max([one.batched.profile.cost(1) for one in endpoints], default=0.0),
         slo_seconds=min([one.manifest.slo.p99_ms / 1e3 for one in endpoints], default=0.0),
-        concurrency=min([_concurrency(one) for one in endpoints], default=float(MANY)),
+        concurrency=min([_concurrency(one) for one in endpoints], default=1.0),
+        unrepeatable=tuple(sorted({one.name for one in endpoints if not one.manifest.repeatable})),
     )
 
 
 def _concurrency(endpoint: Endpoint) -> float:
-    """Requests of one row that can come at once and all be answered in half of the SLO, the other half being theirs
-    who wait for a call that has begun.
-    """
-    profile, within = endpoint.batched.profile, endpoint.manifest.slo.p99_ms / 2e3
-    calls = max(1.0, within / profile.cost(1)) if not endpoint.live.divisible else 1.0
-    rows = profile.rows_within(within) if endpoint.live.divisible else 1
-    return min(float(MANY), calls * rows * (endpoint.batched.limits.workers or 1))
+    batched = endpoint.batched
+    most = batched.limits.max_rows if endpoint.live.divisible else 1
+    slo = endpoint.manifest.slo.p99_ms / 1e3
+    return concurrency_within(batched.profile, slo, workers=batched.workers, most_rows=most)
 
 
 def main() -> None:

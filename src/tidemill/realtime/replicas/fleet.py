@@ -1,0 +1,425 @@
+"""The replicas of one supervisor: as many as wanted, all serving the same, each replaced when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from tidemill.errors import TidemillError
+from tidemill.realtime.accepting import Seats
+from tidemill.realtime.models.control import State
+from tidemill.realtime.models.desired import Desired
+from tidemill.realtime.models.model import Failures
+from tidemill.realtime.options import ManagementOptions, ServeOptions
+from tidemill.realtime.replicas.backoff import Backoff
+from tidemill.realtime.replicas.child import Child, Phase, told_end
+from tidemill.realtime.replicas.machine import free_memory, own_memory
+from tidemill.realtime.replicas.messages import (
+    Any,
+    Applied,
+    Apply,
+    Ask,
+    Drain,
+    Failed,
+    Known,
+    Ready,
+    Report,
+    Start,
+    Stopped,
+    failures_of,
+    raised,
+)
+from tidemill.realtime.replicas.options import ReplicaOptions
+from tidemill.realtime.replicas.plan import View, plan
+from tidemill.runtimes.cpu import cpu_budget
+
+__all__ = ["PLACES", "Fleet"]
+
+log = logging.getLogger(__name__)
+
+# Seconds between two looks at whether replicas live, and at what there is to do.
+LOOK = 1.0
+# Places in the memory of one socket.
+PLACES = 256
+# Starts that fail in a row, with nothing ready, after which there is no point in going on.
+GIVE_UP = 5
+# Seconds beyond lame duck and grace after which a replica that was told to end is killed.
+OVERTIME = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What is served, and how. Replicas of an older generation are replaced; `desired` they are told as they run."""
+
+    generation: int
+    desired: Desired
+    options: ServeOptions
+
+
+class Fleet:
+    """Keeps replicas. Belongs to the event loop's thread; `keep` must run."""
+
+    def __init__(self, directory: Path, counters: str, listener: socket.socket | None, seats: int) -> None:
+        """`directory` is private, for their own sockets; `listener`, with its `seats`, is the one that they share."""
+        self.policy = ReplicaOptions()
+        self.wanted = 1
+        self.children: dict[int, Child] = {}
+        self.stopping = False
+        self.restarts = 0
+        self.start_seconds: float | None = None
+        """What the last one took from its start until it was ready."""
+        self.on_ask: Callable[[Child, Ask], None] | None = None
+        self.on_change: Callable[[], None] | None = None
+        """Called when a replica has become ready, has been told to leave or is gone."""
+        self._directory = directory
+        self._counters = counters
+        self._listener = listener
+        self._seats = seats
+        self._version: Version | None = None
+        self._previous: Version | None = None
+        self._options: ServeOptions | None = None
+        self._first: asyncio.Future[Failures] | None = None
+        self._failing: set[tuple[str, str]] = set()
+        self._known: tuple[State, ...] = ()
+        self._turn = 0
+        self._numbers = 0
+        self._backoff = Backoff()
+        self._failed_starts = 0
+        self._changed = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- what is served ------------------------------------------------------------------------------------
+
+    def roll(self, options: ServeOptions) -> None:
+        """What is applied next is served in this way: by new replicas, which replace those there are one by one."""
+        self._options = options
+        self.policy = options.replicas or ReplicaOptions()
+        self.wanted = min(max(self.wanted, self.policy.minimum), self.policy.most)
+
+    def back(self) -> None:
+        """What was rolled out last does not serve: go on with what was before."""
+        if self._previous is not None:
+            self._version, self._previous = self._previous, None
+            self.roll(self._version.options)
+            self._options = None
+            self._first = None
+            self._wake()
+
+    async def apply(self, desired: Desired) -> Failures:
+        """Serve this set everywhere. Returns, after all replicas do, what is not served as desired.
+
+        Of what is rolled out, the first replica that is ready tells it. Raises what keeps it from becoming ready.
+        """
+        if self._options is not None:
+            self._previous = self._version
+            generation = 1 if self._version is None else self._version.generation + 1
+            self._version = Version(generation, desired, self._options)
+            self._options = None
+            self._failed_starts = 0
+            self._failing = set()
+            self._first = asyncio.get_running_loop().create_future()
+            log.info("rolling out", extra={"generation": generation, "models": _named(desired)})
+            self._wake()
+            failures = await self._first
+            self._failing = set(failures)
+            return failures
+        assert self._version is not None  # noqa: S101 - whoever applies has begun by rolling out
+        self._version = replace(self._version, desired=desired)
+        found: Failures = {}
+        # One after the other: memory holds the old and the new models of one replica at a time.
+        for child in list(self.children.values()):
+            if child.phase is Phase.READY and child.generation == self._version.generation:
+                found.update(await self._apply_to(child, desired))
+        self._failing = set(found)
+        return found
+
+    async def _apply_to(self, child: Child, desired: Desired) -> Failures:
+        self._turn += 1
+        child.desired = desired
+        child.applied = asyncio.get_running_loop().create_future()
+        child.send(Apply(turn=self._turn, desired=desired))
+        # Lost with its replica: the next one starts with what is desired now.
+        message = await child.applied
+        return {} if message is None else failures_of(message.not_served)
+
+    def states(self) -> list[State]:
+        """Every version that is served."""
+        wanted = () if self._version is None else self._version.desired.models
+        return [
+            State(name=one.name, version=one.version, state="READY")
+            for one in wanted
+            if (one.name, one.version) not in self._failing
+        ]
+
+    def tell(self, states: list[State]) -> None:
+        """Let every replica know what is not served, and why."""
+        self._known = tuple(states)
+        for child in self.children.values():
+            child.send(Known(states=self._known))
+
+    # -- keeping -------------------------------------------------------------------------------------------
+
+    async def keep(self) -> None:
+        """Keep the replicas until they have drained or are ended. Raises the error that keeps any from starting."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while not self._over.done():
+                self._changed.clear()
+                if not self.stopping and self._version is not None:
+                    await self._step(self._version)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK):
+                        await self._changed.wait()
+                self._kill_overdue()
+            self._over.result()
+        finally:
+            watch.cancel()
+            self.stopping = True
+            for child in self.children.values():
+                child.kill()
+            await asyncio.gather(*(child.gone() for child in list(self.children.values())))
+
+    def drain(self) -> None:
+        """Every replica is not ready, finishes what it has and ends; `keep` returns then."""
+        self.stopping = True
+        for child in self.children.values():
+            self._let_go(child, last=True)
+        self._wake()
+        self._look_for_end()
+
+    def end(self, error: TidemillError | OSError | None = None) -> None:
+        """Let `keep` return, or raise, now."""
+        if not self._over.done():
+            if error is None:
+                self._over.set_result(None)
+            else:
+                self._over.set_exception(error)
+        self.stopping = True
+        self._wake()
+
+    def want(self, replicas: int) -> None:
+        """Have so many."""
+        self.wanted = replicas
+        self._wake()
+
+    def of(self, phase: Phase) -> list[Child]:
+        """The replicas in that phase of their lives."""
+        return [child for child in self.children.values() if child.phase is phase]
+
+    def room(self) -> tuple[int | None, int | None]:
+        """Bytes of the largest replica, and free ones."""
+        taken = [size for child in self.of(Phase.READY) if (size := own_memory(child.pid))]
+        return max(taken, default=None), free_memory()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _change(self) -> None:
+        self._wake()
+        if self.on_change is not None:
+            self.on_change()
+
+    def _look_for_end(self) -> None:
+        if self.stopping and not self.children:
+            self.end()
+
+    async def _step(self, version: Version) -> None:
+        """Start and let go what is due."""
+        views = [
+            View(
+                id=child.number,
+                ready=child.phase is Phase.READY,
+                current=child.generation == version.generation and not child.condemned,
+                in_flight=child.report.in_flight,
+            )
+            for child in (*self.of(Phase.STARTING), *self.of(Phase.READY))
+        ]
+        held = monotonic() < self._backoff.until
+        size, free = self.room()
+        room = PLACES
+        if not held and size is not None and free is not None:
+            room = max(0, (free - self.policy.autoscaling.memory_reserve) // size)
+        todo = plan(views, self.wanted, room)
+        for number in todo.retire:
+            self._let_go(self.children[number], last=False)
+        if not held:
+            for _ in range(todo.start):
+                await self._start(version)
+
+    async def _start(self, version: Version) -> None:
+        self._numbers += 1
+        taken = {child.place for child in self.children.values()}
+        place = next(p for p in range(PLACES) if p not in taken)
+        child = Child(self._numbers, place, version.generation, version.desired, self._directory)
+        self.children[child.number] = child
+        log.info("starting", extra={"replica": child.number, "generation": child.generation})
+        start = Start(desired=version.desired, options=self._told_options(version.options))
+        try:
+            await child.start(start, self._listener, self._seats, self._told, self._ended)
+        except OSError as error:
+            child.failure = Failed(code="OSError", text=f"a replica cannot be started: {error}", exit_code=1)
+            self._ended(child, 1)
+        else:
+            child.send(Known(states=self._known))
+
+    def _told_options(self, options: ServeOptions) -> ServeOptions:
+        """How a replica serves: with its share of the cores, and without what is the supervisor's."""
+        return msgspec.structs.replace(
+            options,
+            port_file=None,
+            replicas=None,
+            repository=None,
+            management=ManagementOptions(),
+            counters_dir=self._counters,
+            cores=max(1, (options.cores or cpu_budget()) // self.policy.most),
+            tls=options.tls if self._listener is not None else None,
+        )
+
+    def _let_go(self, child: Child, last: bool) -> None:
+        if child.phase is Phase.LEAVING:
+            return
+        child.phase = Phase.LEAVING
+        options = self._version.options if self._version is not None else ServeOptions()
+        child.kill_at = monotonic() + options.lame_duck + options.grace + OVERTIME
+        child.send(Drain(last=last))
+        reason = child.condemned or ("the server stops" if last else "not wanted any longer")
+        log.info("leaving", extra={"replica": child.number, "reason": reason})
+        self._change()
+
+    def _kill_overdue(self) -> None:
+        now = monotonic()
+        for child in self.children.values():
+            if child.phase is Phase.STARTING and now - child.started_at > self.policy.start_timeout:
+                text = f"not ready within {self.policy.start_timeout:g} s"
+                child.failure = Failed(code="internal", text=text, exit_code=1)
+                child.kill()
+            elif now > child.kill_at:
+                child.kill()
+
+    # -- what replicas say ---------------------------------------------------------------------------------
+
+    def _told(self, child: Child, message: Any) -> None:
+        if isinstance(message, Report):
+            child.report = message
+            if message.stuck and child.phase is Phase.READY and not child.condemned:
+                self._condemn(child, message.stuck)
+        elif isinstance(message, Ready):
+            self._became_ready(child, message)
+        elif isinstance(message, Applied):
+            if child.applied is not None and not child.applied.done():
+                child.applied.set_result(message)
+        elif isinstance(message, Failed):
+            child.failure = message
+        elif isinstance(message, Ask):
+            if self.on_ask is not None:
+                self.on_ask(child, message)
+        elif isinstance(message, Stopped):
+            child.stopped = True
+            self._change()
+
+    def _became_ready(self, child: Child, message: Ready) -> None:
+        version = self._version
+        if child.phase is not Phase.STARTING or version is None:
+            return
+        failures = failures_of(message.not_served)
+        if child.generation == version.generation:
+            if self._first is not None and not self._first.done():
+                self._first.set_result(failures)
+            elif not set(failures) <= self._failing:
+                # Others serve what this one cannot: it would answer their callers with errors.
+                child.failure = message.not_served[0].error
+                child.kill()
+                return
+        child.ready = message
+        child.phase = Phase.READY
+        self._failed_starts = 0
+        self.start_seconds = monotonic() - child.started_at
+        log.info("replica ready", extra={"replica": child.number, "seconds": round(self.start_seconds, 3)})
+        if child.desired is not version.desired and child.generation == version.generation:
+            task = asyncio.create_task(self._catch_up(child))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._change()
+
+    async def _catch_up(self, child: Child) -> None:
+        """What is served has changed while it started."""
+        while self._version is not None and child.desired is not self._version.desired:
+            failures = await self._apply_to(child, self._version.desired)
+            if not set(failures) <= self._failing:
+                self._condemn(child, str(next(iter(failures.values()))))
+
+    def _ended(self, child: Child, code: int) -> None:
+        phase = child.phase
+        child.forget()
+        del self.children[child.number]
+        if self._seats >= 0:
+            Seats.clear(self._seats, child.place)
+        self._change()
+        if self.stopping or phase is Phase.LEAVING:
+            log.info("replica ended", extra={"replica": child.number, "how": told_end(code)})
+            self._look_for_end()
+            return
+        self.restarts += 1
+        wait = self._backoff.failed(monotonic())
+        how = child.condemned or (child.failure.text if child.failure is not None else told_end(code))
+        log.error(
+            "replica failed" if phase is Phase.READY else "replica did not start",
+            extra={"replica": child.number, "how": how, "next_try_seconds": round(wait, 3)},
+        )
+        if phase is Phase.STARTING:
+            self._not_started(child, how)
+
+    def _not_started(self, child: Child, how: str) -> None:
+        if self._version is None or child.generation != self._version.generation:
+            return
+        self._failed_starts += 1
+        hopeless = TidemillError(f"no replica starts: {self._failed_starts} tries failed, the last one: {how}")
+        if self._first is not None and not self._first.done():
+            # What a first replica says of its models holds for all others.
+            if child.failure is not None:
+                self._first.set_exception(raised(child.failure))
+            elif self._failed_starts >= GIVE_UP:
+                self._first.set_exception(hopeless)
+        elif self._failed_starts >= GIVE_UP and not self.of(Phase.READY):
+            self.end(hopeless)
+
+    # -- watching ------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            await asyncio.gather(*(self._look(child) for child in self.of(Phase.READY)))
+
+    async def _look(self, child: Child) -> None:
+        """Two requests in a row that are not answered: one may be lost where this process itself stood still."""
+        if await child.lives(self.policy.liveness_timeout / 2):
+            child.silent = 0
+            return
+        child.silent += 1
+        if child.silent > 1 and child.phase is Phase.READY:
+            # It holds its connections and serves none of them: their clients are told by its end.
+            self._condemn(child, "it does not answer")
+            child.kill()
+
+    def _condemn(self, child: Child, reason: str) -> None:
+        child.condemned = reason
+        log.error("replica to be replaced", extra={"replica": child.number, "reason": reason})
+        self._wake()
+
+
+def _named(desired: Desired) -> list[str]:
+    return [f"{one.name} {one.version}" for one in desired.models]
+
+
+def ready_of(fleet: Fleet) -> Iterator[Ready]:
+    """What the replicas that are ready told of themselves."""
+    return (child.ready for child in fleet.of(Phase.READY) if child.ready is not None)
