@@ -87,10 +87,15 @@ class Connection(Reader, asyncio.Protocol):
         self._born = self._last = self._since = self._stalled_at = monotonic()
         counts = plane.counts
         counts.accepted[self._transport.get_extra_info("sslcontext") is not None][0] += 1
+        tls = transport.get_extra_info("ssl_object")
+        http2 = self._succeed() if tls is not None and tls.selected_alpn_protocol() == "h2" else None
         if len(plane.connections) < plane.capacity:
-            plane.connections.add(self)
+            plane.connections.add(http2 or self)
             return
         counts.refused[0] += 1
+        if http2 is not None:
+            http2.turn_away()
+            return
         body = error_body(f"the server holds its limit of {plane.capacity} connections; try again")
         framing = (b"content-length: %d\r\nconnection: close\r\n" % len(body),)
         self.send(head_bytes(503, JSON, ((b"retry-after", b"1"),), self.clock.date, framing) + body)
@@ -191,10 +196,16 @@ class Connection(Reader, asyncio.Protocol):
         self.advance()
 
     def speak_http2(self, data: bytes) -> None:
+        successor = self._succeed()
         self._plane.connections.discard(self)
+        self._plane.connections.add(successor)
+        successor.data_received(data)
+
+    def _succeed(self) -> Http2Connection:
+        """From now on the transport belongs to a connection that speaks HTTP/2."""
         successor = Http2Connection(self._plane, self._transport, self._meter, self.caller, self._born)
         self._transport.set_protocol(successor)
-        successor.data_received(data)
+        return successor
 
     # -- answers out ----------------------------------------------------------------------------------------
 

@@ -18,7 +18,18 @@ from tidemill.realtime.head import METHODS, Head, Refusal, join_repeated
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Header
 
-__all__ = ["CONTINUE", "NO_TABLE", "BadBlock", "HeaderReader", "Http2Head", "Malformed", "block", "field", "read_head"]
+__all__ = [
+    "CONTINUE",
+    "NO_TABLE",
+    "TABLE_SIZE",
+    "BadBlock",
+    "HeaderReader",
+    "Http2Head",
+    "Malformed",
+    "block",
+    "field",
+    "read_head",
+]
 
 STATIC = HeaderTable.STATIC_TABLE
 STATIC_SIZE = len(STATIC)
@@ -49,7 +60,7 @@ TARGET = re.compile(rb"[!-~\x80-\xff]+")
 # They speak of a connection, and an HTTP/2 one has frames for that.
 FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
-GRPC = b"application/grpc"
+GRPC = re.compile(rb"application/grpc(?:[+;].*)?")
 
 
 class BadBlock(Exception):
@@ -70,7 +81,7 @@ class Http2Head(Head):
         super().__init__(method, target, headers, fields, http11=True, keep_alive=True, upgrade=False)
         self.declared = self.length if b"content-length" in fields else -1
         """What Content-Length says; -1 without one."""
-        self.grpc = method == "POST" and fields.get(b"content-type", b"").startswith(GRPC)
+        self.grpc = method == "POST" and GRPC.fullmatch(fields.get(b"content-type", b"")) is not None
 
 
 # -- out ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tidemill.realtime.request import JSON, Header, Request
 from tidemill.realtime.wire import BODILESS, checked, error_body
 
 if TYPE_CHECKING:
-    from tidemill.realtime.http2 import Http2Connection
+    from tidemill.realtime.http2_incoming import Incoming
 
 __all__ = ["Http2Request"]
 
@@ -32,7 +32,7 @@ class Http2Request(Request):
 
     __slots__ = ("_conn", "_parts", "_phase", "_plane", "_stream")
 
-    def __init__(self, stream: H2Stream, conn: Http2Connection, plane: Plane) -> None:
+    def __init__(self, stream: H2Stream, conn: Incoming, plane: Plane) -> None:
         head = stream.head
         self.method = head.method
         self.target = head.target
@@ -66,12 +66,6 @@ class Http2Request(Request):
             data = b"".join(parts)
             self._parts = []
         self.body = data
-        self._conn.hand_over(self)
-
-    def handle(self) -> None:
-        """Call the handler; what it raises is answered."""
-        if self.gone:
-            return
         try:
             self._plane.handler(self)
         except Exception:

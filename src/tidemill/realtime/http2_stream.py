@@ -7,29 +7,22 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tidemill.realtime.head import Refusal
-from tidemill.realtime.http2_frames import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    FRAME,
-    HEADERS,
-    LEAST_FRAME,
-    Code,
-    headers_frames,
-)
+from tidemill.realtime.http2_frames import END_HEADERS, END_STREAM, FRAME, LEAST_FRAME, Code, headers_frames
 from tidemill.realtime.http2_headers import Http2Head
 from tidemill.realtime.request import Header
 
 if TYPE_CHECKING:
-    from tidemill.realtime.http2 import Http2Connection
+    from tidemill.realtime.http2_incoming import Incoming
 
 __all__ = ["H2Stream"]
 
 log = logging.getLogger(__name__)
 
+HEADERS = 1
 # How far our side of a stream is: nothing sent, header block sent, end sent or queued, over.
 OPEN, STREAMING, ENDING, DONE = range(4)
 
@@ -76,7 +69,7 @@ class H2Stream:
         "window",
     )
 
-    def __init__(self, conn: Http2Connection, number: int, head: Http2Head, window: int, left: int, now: float) -> None:
+    def __init__(self, conn: Incoming, number: int, head: Http2Head, window: int, left: int, now: float) -> None:
         self._conn = conn
         self.id = number
         self.head = head
@@ -174,14 +167,14 @@ class H2Stream:
                 conn.put(
                     FRAME.pack(len(headers) << 8 | HEADERS, END_HEADERS, number),
                     headers,
-                    FRAME.pack(size << 8 | DATA, END_STREAM, number),
+                    FRAME.pack(size << 8, END_STREAM, number),
                     data,
                 )
             else:
                 conn.put(
                     FRAME.pack(len(headers) << 8 | HEADERS, END_HEADERS, number),
                     headers,
-                    FRAME.pack(size << 8 | DATA, 0, number),
+                    FRAME.pack(size << 8, 0, number),
                     data,
                     headers_frames(number, trailers, END_STREAM, conn.most_frame),
                 )
@@ -222,12 +215,13 @@ class H2Stream:
             if size or end:
                 self.window -= size
                 conn.window -= size
-                conn.put(FRAME.pack(size << 8 | DATA, END_STREAM if end else 0, self.id), data)
+                conn.put(FRAME.pack(size << 8, END_STREAM if end else 0, self.id), data)
             if end:
                 self._over()
             return
         if self._queue is None:
             self._queue = deque()
+            self.sent_at = monotonic()
         self._queue.append(memoryview(data))
         self._held += size
         conn.buffered += size
@@ -307,7 +301,7 @@ class H2Stream:
         conn.window -= size
         conn.buffered -= size
         last = not self._held and self._phase == ENDING and self._trailers is None
-        parts[0] = FRAME.pack(size << 8 | DATA, END_STREAM if last else 0, self.id)
+        parts[0] = FRAME.pack(size << 8, END_STREAM if last else 0, self.id)
         conn.put(*parts)
         if not self._held:
             self._queue = None

@@ -123,7 +123,7 @@ class Reader(ABC):
             data = self._first + data
             if data.startswith(PREFACE):
                 self._stage = DEAF
-                self.speak_http2(data[len(PREFACE) :])
+                self.speak_http2(data)
                 return
             if PREFACE.startswith(data):
                 # It may become either. Until it does, no known head may be looked for in what follows.
