@@ -22,7 +22,7 @@ File = Annotated[str, msgspec.Meta(min_length=1)]
 # has no others.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # What is offered after TLS, the better first.
-ALPN = ["http/1.1"]
+ALPN = ["h2", "http/1.1"]
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
