@@ -15,12 +15,14 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.cli.app import app
 from tidemill.model.manifest import Manifest
 from tidemill.model.profile import TableProfile
+from tidemill.realtime.options import ServeOptions
 
 HERE = Path(__file__).parent
 SCHEMAS = {
     "model.schema.json": Manifest,
     "profile.schema.json": TableProfile,
     "run-manifest.schema.json": RunManifest,
+    "server.schema.json": ServeOptions,
 }
 
 

@@ -13,9 +13,19 @@ __all__ = ["serve"]
 
 
 def serve(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The packages to serve.")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[DIR|FILE.toml]...", help="The packages to serve, or a file that says all of this."),
+    ] = None,
+    repository: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A directory of models: NAME/VERSION/ are packages.")
+    ] = None,
+    model_control: Annotated[
+        str | None,
+        typer.Option(metavar="MODE", help="What changes the models: none (default), poll the repository, or explicit."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 8080 if left out; 0 takes a free one.")] = None,
     port_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write HOST:PORT there once the server is ready.")
     ] = None,
@@ -27,7 +37,7 @@ def serve(
     keys: Annotated[
         str | None, typer.Option(metavar="FILE", help="Callers need an API key of this file (see tidemill keys).")
     ] = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
+    access_log: Annotated[bool | None, typer.Option("--access-log", help="Log every request.")] = None,
     workers: Annotated[
         int | None, typer.Option(metavar="N", help="Model calls at a time; all cores if left out.")
     ] = None,
@@ -40,39 +50,51 @@ def serve(
     management_port: Annotated[
         int | None, typer.Option(metavar="PORT", help="Port for metrics and health, of loopback only; 0: a free one.")
     ] = None,
-    lame_duck: Annotated[float, typer.Option(metavar="S", help="Seconds between not ready and not listening.")] = 1.0,
-    grace: Annotated[float, typer.Option(metavar="S", help="Seconds to finish what is in flight.")] = 30.0,
+    lame_duck: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds between not ready and not listening; 1 if left out.")
+    ] = None,
+    grace: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds to finish what is in flight; 30 if left out.")
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=N", help="A limit of a request or connection, as max_body_bytes=1000000."),
     ] = None,
 ) -> None:
-    """Serve packages over HTTP: the Open Inference Protocol V2 and TF-Serving's REST form, on one port.
+    """Serve packages over HTTP and gRPC: the Open Inference Protocol V2 and TF-Serving's REST form, on one port.
 
-    Logs are JSON lines on stderr. SIGTERM or Ctrl-C drains and ends.
+    A flag replaces what a file says. Logs are JSON lines on stderr. SIGTERM or Ctrl-C drains and ends.
     """
-    from tidemill.config import decode
-    from tidemill.realtime import ServeOptions
+    from tidemill.errors import ConfigError
     from tidemill.realtime import serve as run
+    from tidemill.realtime.server_file import read_options
 
-    given = {
+    files = [place for place in places or () if place.suffix == ".toml"]
+    if len(files) > 1:
+        raise ConfigError(f"{files[1]}: there is a file already ({files[0]}); give one")
+    flags = {
+        "model_control": model_control,
         "host": host,
         "port": port,
         "port_file": port_file,
-        **_section("tls", cert=tls_cert, key=tls_key, client_ca=tls_client_ca),
-        **_section("auth", keys=keys),
-        **_replicas(replicas, balancer),
-        "management": {"port": management_port},
         "access_log": access_log,
         "workers": workers,
         "lame_duck": lame_duck,
         "grace": grace,
+    }
+    given = {
+        **{name: value for name, value in flags.items() if value is not None},
+        **_section("repository", directory=repository),
+        **_section("tls", cert=tls_cert, key=tls_key, client_ca=tls_client_ca),
+        **_section("auth", keys=keys),
+        **_section("management", port=management_port),
+        **_replicas(replicas, balancer),
         **_limits(pairs("--limit", limit, "max_rows=1000")),
     }
-    run(directories, decode(given, ServeOptions, "serve"))
+    run([place for place in places or () if place not in files], read_options(files[0] if files else None, given))
 
 
-def _section(name: str, **flags: str | None) -> dict[str, object]:
+def _section(name: str, **flags: object) -> dict[str, object]:
     """What the flags given say of one section; nothing if none is."""
     given = {flag: value for flag, value in flags.items() if value is not None}
     return {name: given} if given else {}
@@ -104,4 +126,5 @@ def _limits(given: dict[str, float]) -> dict[str, object]:
     if unknown:
         raise ConfigError(f"--limit {unknown[0]}: no such limit; expected one of {', '.join(sorted(homes))}")
     whole = {name: int(number) if number.is_integer() else number for name, number in given.items()}
-    return {part: {n: v for n, v in whole.items() if homes[n] == part} for part in parts}
+    said = {part: {n: v for n, v in whole.items() if homes[n] == part} for part in parts}
+    return {part: limits for part, limits in said.items() if limits}

@@ -55,10 +55,13 @@ class Batched:
         loop: asyncio.AbstractEventLoop,
         counters: Counters,
         budget: Budget | None = None,
+        slo: float | None = None,
     ) -> None:
-        """`budget` is the process's, shared by all of its endpoints; without one, all cores are this one's."""
+        """`budget` is the process's, shared by all of its endpoints; without one, all cores are this one's. `slo` is
+        seconds in place of the package's p99.
+        """
         manifest = live.package.manifest
-        slo = manifest.slo.p99_ms / 1e3
+        slo = slo or manifest.slo.p99_ms / 1e3
         self.live = live
         self.profile = profile
         self.limits = limits

@@ -41,17 +41,18 @@ class BatchLimits(Config, frozen=True, kw_only=True):
     default_priority: Positive = 2
     hung_after: Seconds = 10.0
 
-    def check(self) -> None:
-        """Raise ConfigError for fields that contradict each other."""
+    def check(self, where: str = "") -> None:
+        """Raise ConfigError for fields that contradict each other, each with `where` before its path."""
         problems = []
         if self.default_priority > self.priority_levels:
             problems.append(
-                f"batching.default_priority: {self.default_priority} is not one of the {self.priority_levels} "
+                f"{where}batching.default_priority: {self.default_priority} is not one of the {self.priority_levels} "
                 "priority_levels"
             )
         if self.preferred_rows and max(self.preferred_rows) > self.max_rows:
             problems.append(
-                f"batching.preferred_rows: {max(self.preferred_rows)} is above max_rows, which is {self.max_rows}"
+                f"{where}batching.preferred_rows: {max(self.preferred_rows)} is above max_rows, "
+                f"which is {self.max_rows}"
             )
         if problems:
             raise ConfigError(problems)

@@ -55,11 +55,12 @@ class Endpoint:
         self.limits = limits
         self.options = options or EndpointOptions()
         self.timeout = self.options.timeout or self.manifest.slo.timeout_ms / 1e3
+        self.slo = self.options.p99 or self.manifest.slo.p99_ms / 1e3
         self.shadow: Shadow | None = None
         self.rates: Rates | None = None
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
-        self.batched = Batched(live, profile, batching, loop, self.counters, budget)
+        self.batched = Batched(live, profile, batching, loop, self.counters, budget, self.slo)
         self._probe = Probe(self.batched, example, loop)
 
     @property

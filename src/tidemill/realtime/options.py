@@ -61,9 +61,9 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     grace: Seconds = 30.0
     management: ManagementOptions = ManagementOptions()
     counters_dir: str | None = None
+    cores: Positive | None = None
     workers: Positive | None = None
     max_queue_rows: Positive | None = None
-    cores: Positive | None = None
     batching: BatchLimits = BatchLimits()
     http: HttpLimits = HttpLimits()
     requests: RequestLimits = RequestLimits()
@@ -76,10 +76,18 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     max_model_memory: Positive | None = None
     replicas: ReplicaOptions | None = None
 
+    @property
+    def merging(self) -> BatchLimits:
+        """`batching` with what is said of it in short."""
+        short = {"workers": self.workers, "max_queue_rows": self.max_queue_rows}
+        return msgspec.structs.replace(self.batching, **{k: v for k, v in short.items() if v is not None})
+
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""
-        for batching in (self.batching, *(e.batching for e in self.endpoints.values() if e.batching)):
-            batching.check()
+        self.batching.check()
+        for name, one in self.endpoints.items():
+            if one.batching is not None:
+                one.batching.check(f"endpoints.{name}.")
         if self.replicas is not None and (problems := self.replicas.problems()):
             raise ConfigError(problems)
         if self.auth is not None:

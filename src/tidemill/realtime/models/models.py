@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic
 
-from msgspec.structs import replace
-
 from tidemill.errors import ConfigError, PackageError, TidemillError
 from tidemill.observability.recorder import Recorder
 from tidemill.prediction.budget import Budget
@@ -136,12 +134,7 @@ class Models:
         if old is not None and wanted in old.wanted and old.options.apart == options.apart:
             return old.endpoints[old.wanted.index(wanted)]
         loaded, server = self._held[wanted], self._options
-        batching = options.batching or server.batching
-        batching = replace(
-            batching,
-            workers=options.workers or server.workers or batching.workers,
-            max_queue_rows=options.max_queue_rows or server.max_queue_rows or batching.max_queue_rows,
-        )
+        batching = options.batching or server.merging
         limits = RequestLimits(
             max_rows=options.max_rows or server.requests.max_rows,
             max_elements=options.max_elements or server.requests.max_elements,

@@ -60,16 +60,15 @@ class EndpointOptions(Config, frozen=True, kw_only=True):
     """`[endpoints.NAME]`: what one model has otherwise than the server. What is not set is the server's.
 
     `versions` picks from the repository: latest, latest:N, all, a range (2..5) or a list. `default` is the version or
-    alias that answers calls which name none, else the highest. `timeout` is seconds, where a request brings none, else
-    the package's. `max_rows` and `max_elements` bound a request, `max_queue_rows` what waits; `batching`
-    is instead of the server's.
+    alias that answers calls which name none, else the highest. `timeout` is the deadline of a request that brings
+    none, and `p99` what its answers are held to, both in seconds, else the package's. `max_rows` and `max_elements`
+    bound a request. A `batching` table stands in place of the server's whole one.
     """
 
     versions: Versions = "latest"
     default: Name | None = None
     timeout: Seconds | None = None
-    workers: Positive | None = None
-    max_queue_rows: Positive | None = None
+    p99: Seconds | None = None
     batching: BatchLimits | None = None
     max_rows: Positive | None = None
     max_elements: Positive | None = None

@@ -183,7 +183,7 @@ def _ready(endpoints: list[Endpoint], failures: Failures) -> Ready:
     return Ready(
         not_served=not_served(failures),
         call_seconds=max([one.batched.profile.cost(1) for one in endpoints], default=0.0),
-        slo_seconds=min([one.manifest.slo.p99_ms / 1e3 for one in endpoints], default=0.0),
+        slo_seconds=min([one.slo for one in endpoints], default=0.0),
         concurrency=min([_concurrency(one) for one in endpoints], default=1.0),
         unrepeatable=tuple(sorted({one.name for one in endpoints if not one.manifest.repeatable})),
     )
@@ -192,7 +192,7 @@ def _ready(endpoints: list[Endpoint], failures: Failures) -> Ready:
 def _concurrency(endpoint: Endpoint) -> float:
     batched = endpoint.batched
     most = batched.limits.max_rows if endpoint.live.divisible else 1
-    slo = endpoint.manifest.slo.p99_ms / 1e3
+    slo = endpoint.slo
     return concurrency_within(batched.profile, slo, workers=batched.workers, most_rows=most)
 
 
