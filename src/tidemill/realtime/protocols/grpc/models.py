@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from google.protobuf.json_format import ParseDict
 
-from tidemill.errors import InputError, TidemillError, Unavailable
+from tidemill.errors import InputError, NotFound, TidemillError, Unavailable
 from tidemill.realtime.http2_stream import H2Stream
 from tidemill.realtime.models.control import Change, Control, Load, Unload
 from tidemill.realtime.protocols.grpc.calls import Calls, Wishes, parse
@@ -70,7 +70,11 @@ class Models:
         return self._service.endpoints.find(asked.name, asked.version or None)
 
     def _ready(self, asked: Any) -> dict[str, Any]:
-        return {"ready": self._service.model_ready(self._find(asked))}
+        # As Triton does: a model that is not there is not ready, and asking for it is no error.
+        try:
+            return {"ready": self._service.model_ready(self._find(asked))}
+        except (NotFound, Unavailable):
+            return {"ready": False}
 
     def _metadata(self, asked: Any) -> dict[str, Any]:
         found = self._find(asked)

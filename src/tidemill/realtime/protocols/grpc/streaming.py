@@ -22,8 +22,10 @@ from tidemill.realtime.protocols.grpc.status import CallError, GrpcCode, headers
 
 __all__ = ["StreamInfer"]
 
-# Requests of one stream that are held at once; the client is not asked for more until some are answered.
+# Requests of one stream that are worked on at once, and their bytes (of more than one). What comes beyond waits here,
+# and then in the client: one stream shall not fill the queue.
 MOST_HELD = 64
+MOST_HELD_BYTES = 1 << 20
 # Of each answer: no other to the same request will follow.
 FINAL = parameters(4, {"triton_final_response": True})
 
@@ -86,7 +88,7 @@ class _Stream:
         # Messages that came while as many as may be are held.
         self._later: deque[tuple[bytes, float]] = deque()
         self._half_closed = self._retiring = self._advancing = self._over = False
-        self._unread = self._sent = 0
+        self._unread = self._working = self._sent = 0
         self._alarm: asyncio.TimerHandle | None = None
         stream.paced = True
         stream.on_data = self._data
@@ -130,6 +132,7 @@ class _Stream:
     def _begin(self, data: bytes, received_at: float) -> None:
         message = _Message(self, received_at, len(data))
         self._waiting.append(message)
+        self._working += message.size
         targets = self._method.targets
         read_at = monotonic()
         try:
@@ -177,10 +180,11 @@ class _Stream:
         while not self._over:
             if waiting and waiting[0].answer is not None and stream.writable:
                 message = waiting.popleft()
+                self._working -= message.size
                 data = encoded(framed(message.answer or b""), self._wishes.answer_coding)
                 self._sent += len(data)
                 stream.send_data(data)
-            elif later and len(waiting) < MOST_HELD:
+            elif later and (not waiting or self._has_room(len(later[0][0]))):
                 self._begin(*later.popleft())
             else:
                 break
@@ -190,6 +194,9 @@ class _Stream:
             stream.consume(self._unread)
             self._unread = 0
         self._end_when_answered()
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._waiting) < MOST_HELD and self._working + size <= MOST_HELD_BYTES
 
     def _end_when_answered(self) -> None:
         if self._over or self._waiting or self._later:
