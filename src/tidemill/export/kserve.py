@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tidemill.export.pod import PORT, Container, hardened_pod
+from tidemill.export.pod import PORT, TMP, TMP_MOUNT, Container, hardened_pod
 from tidemill.export.site import Site
 
 __all__ = ["inference_services", "serving_runtime"]
@@ -31,8 +31,13 @@ def serving_runtime(site: Site, container: Container) -> Plain:
             "protocolVersions": ["v2", "grpc-v2", "v1"],
             "multiModel": False,
             "containers": [
-                {"name": "kserve-container", **container.spec(plain, arguments, management=False)},
+                {
+                    "name": "kserve-container",
+                    **container.spec(plain, arguments, management=False),
+                    "volumeMounts": [TMP_MOUNT],
+                },
             ],
+            "volumes": [TMP],
         },
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tidemill.errors import ConfigError
 from tidemill.export.kserve import inference_services, serving_runtime
-from tidemill.export.pod import CONFIG, PORT, Container, hardened_pod
+from tidemill.export.pod import CONFIG, PORT, TMP, TMP_MOUNT, Container, hardened_pod
 from tidemill.export.site import Site
 from tidemill.export.yaml import dump
 
@@ -130,11 +130,11 @@ def _config_map(site: Site, config: str) -> Plain:
 def _deployment(site: Site, cluster: Cluster, container: Container, config: str, end: int) -> Plain:
     volumes: list[Plain] = [
         {"name": "config", "configMap": {"name": site.name}},
-        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+        TMP,
     ]
     mounts: list[Plain] = [
         {"name": "config", "mountPath": CONFIG.rpartition("/")[0], "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        TMP_MOUNT,
     ]
     if site.secrets:
         volumes.append({"name": "secrets", "secret": {"secretName": f"{site.name}-secrets", "defaultMode": 0o440}})

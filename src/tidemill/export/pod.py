@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from tidemill.export.site import Site, exposed, whole_cores
 from tidemill.realtime.options import ServeOptions
 
-__all__ = ["CONFIG", "MANAGEMENT", "PORT", "USER", "Container", "hardened_pod"]
+__all__ = ["CONFIG", "MANAGEMENT", "PORT", "TMP", "TMP_MOUNT", "USER", "Container", "hardened_pod"]
 
 Plain = dict[str, Any]
 
@@ -17,6 +17,9 @@ MANAGEMENT = 9090
 CONFIG = "/etc/tidemill/server.toml"
 # No user of the node has it.
 USER = 10001
+# The only place that a server writes to: its counters, if nothing else is said.
+TMP: Plain = {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}
+TMP_MOUNT: Plain = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - the pod's own
 
 
 @dataclass(frozen=True, slots=True)

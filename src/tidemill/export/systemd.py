@@ -45,7 +45,7 @@ def systemd(site: Site, host: Host) -> dict[str, str]:
     ]
     if host.cpu is not None:
         lines.append(f"CPUQuota={round(host.cpu * 100)}%")
-    config = site.at(f"/run/credentials/{unit}", counters_dir=f"/run/{site.name}")
+    config = site.at(f"/run/credentials/{unit}", counters_dir=f"/var/lib/{site.name}")
     return {unit: _unit(site, program, host.memory, start, stop, lines), f"{site.name}.toml": config}
 
 
@@ -72,8 +72,8 @@ KillMode=mixed
 Restart=on-failure
 RestartSec=1
 DynamicUser=yes
-RuntimeDirectory={site.name}
-RuntimeDirectoryMode=0700
+StateDirectory={site.name}
+StateDirectoryMode=0700
 UMask=0077
 Environment=PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 MemoryMax={memory}

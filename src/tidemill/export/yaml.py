@@ -11,13 +11,14 @@ __all__ = ["dump"]
 
 # What is a string in YAML 1.1 and 1.2 alike, without quotes: not a number, not a date, not yes, no, on, off, null …
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*( [A-Za-z][A-Za-z0-9_./-]*)*\Z")
+ASTRAL = re.compile("([\U00010000-\U0010ffff])")
 OTHERWISE = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
-def dump(*documents: Mapping[str, Any], comment: str = "") -> str:
-    """Documents of dicts, lists, strings, numbers, booleans and None as one text, each line of the comment above it."""
+def dump(document: Mapping[str, Any], comment: str = "") -> str:
+    """Dicts, lists, strings, whole numbers, booleans and None as a document, the comment's lines above it."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
-    return head + "---\n".join("".join(f"{line}\n" for line in _lines(document)) for document in documents)
+    return head + "".join(f"{line}\n" for line in _lines(document))
 
 
 def _lines(value: Any) -> Iterator[str]:
@@ -28,7 +29,7 @@ def _lines(value: Any) -> Iterator[str]:
         for inner in value:
             lines = list(_lines(inner))
             yield f"- {lines[0]}"
-            yield from (f"  {line}" for line in lines[1:])
+            yield from (f"  {line}" if line else "" for line in lines[1:])
     else:
         yield _scalar(value)
 
@@ -40,7 +41,7 @@ def _after(key: str, value: Any, indent: str) -> Iterator[str]:
         yield from (f"  {line}" if line else "" for line in value[:-1].split("\n"))
     elif isinstance(value, Mapping | list | tuple) and value:
         yield key
-        yield from (f"{indent}{line}" for line in _lines(value))
+        yield from (f"{indent}{line}" if line else "" for line in _lines(value))
     else:
         yield f"{key} {_scalar(value)}"
 
@@ -54,5 +55,8 @@ def _literal(text: str) -> bool:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and PLAIN.match(value) and value.lower() not in OTHERWISE:
         return value
-    # JSON is YAML; its escapes are those of YAML's double quotes.
+    if isinstance(value, str):
+        # YAML's double quotes know JSON's escapes, but no pairs of surrogates.
+        parts = ASTRAL.split(value)
+        return '"' + "".join(f"\\U{ord(p):08x}" if i % 2 else json.dumps(p)[1:-1] for i, p in enumerate(parts)) + '"'
     return json.dumps(value)

@@ -30,7 +30,11 @@ def test_a_replica_holds_what_two_calls_within_half_the_slo_answer():
     assert concurrency_within(constant, 0.1, workers=1, most_rows=1) == 1
     assert concurrency_within(constant, 0.5, workers=1, most_rows=1) == 11, "ten ahead, and its own turn"
     linear = Profile((1, 1001), (0.001, 1.001))
-    assert concurrency_within(linear, 0.1, workers=1, most_rows=4096) == 25
+    assert concurrency_within(linear, 0.1, workers=1, most_rows=4096) == 24
+
+
+def test_a_model_that_costs_nothing_is_bounded_by_what_a_request_costs():
+    assert concurrency_within(Profile((1, 1024), (1e-6, 2e-6)), 0.1, workers=2, most_rows=1024) == 2498
 
 
 def test_a_replica_holds_at_least_one_request_a_worker():
