@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -39,6 +41,9 @@ class Workers:
             self._tasks.put(None)
 
     def _run(self) -> None:
+        if sys.platform == "linux":
+            # Where a model and the event loop want the same core, the loop goes first: who is refused must not wait.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 1)
         while (task := self._tasks.get()) is not None:
             task()
             with self._lock:
