@@ -202,15 +202,19 @@ class Counters:
                 place[bisect_left(SECONDS, seconds)] += 1
                 place[SUM] += seconds
             return
-        all_rows, all_received, all_read, all_queued, _, _, all_encoded = zip(*pending, strict=True)
-        started, finished = pending[0][4:6]
-        self._rows[0] += sum(all_rows)
-        _observe(self._ok_seconds, [now - moment for moment in all_received])
-        _observe(self._read, list(map(sub, all_read, all_received)))
-        _observe(self._decode, list(map(sub, all_queued, all_read)))
-        _observe(self._queue, [started - moment for moment in all_queued])
-        _observe(self._encode, [moment - finished for moment in all_encoded])
-        _observe(self._write, [now - moment for moment in all_encoded])
+        rows_, received_, read_, queued_, started_, finished_, encoded_ = map(list, zip(*pending, strict=True))
+        started, finished = started_[0], finished_[0]
+        self._rows[0] += sum(rows_)
+        _between(self._read, received_, read_)
+        _between(self._decode, read_, queued_)
+        # Nearly always in this order already: then sorting is one look.
+        received_.sort()
+        queued_.sort()
+        encoded_.sort()
+        _since(self._ok_seconds, received_, now)
+        _since(self._queue, queued_, started)
+        _until(self._encode, finished, encoded_)
+        _since(self._write, encoded_, now)
         seconds = finished - started
         self._compute[bisect_left(SECONDS, seconds)] += n
         self._compute[SUM] += n * seconds
@@ -244,20 +248,42 @@ class Counters:
         }
 
 
-def _observe(place: memoryview[float], seconds: list[float]) -> None:
-    """Count many durations of one histogram.
+def _since(place: memoryview[float], moments: list[float], end: float) -> None:
+    """Count the durations from each moment, in ascending order, to `end`.
 
-    Mates are alike: sorted, a few cuts say how many fall into each bucket, where one by one each would be looked up.
+    Mates are alike: a few cuts say how many fall into each bucket, where one by one each would be looked up.
     """
-    seconds.sort()
+    stop = len(moments)
+    last = bisect_left(SECONDS, end - moments[0])
+    for bucket in range(bisect_left(SECONDS, end - moments[-1]), last):
+        start = bisect_left(moments, end - SECONDS[bucket], 0, stop)
+        place[bucket] += stop - start
+        stop = start
+    place[last] += stop
+    place[SUM] += len(moments) * end - sum(moments)
+
+
+def _until(place: memoryview[float], begin: float, moments: list[float]) -> None:
+    """Count the durations from `begin` to each moment, in ascending order."""
     start = 0
-    last = bisect_left(SECONDS, seconds[-1])
-    for bucket in range(bisect_left(SECONDS, seconds[0]), last):
-        stop = bisect_right(seconds, SECONDS[bucket], start)
+    last = bisect_left(SECONDS, moments[-1] - begin)
+    for bucket in range(bisect_left(SECONDS, moments[0] - begin), last):
+        stop = bisect_right(moments, begin + SECONDS[bucket], start)
         place[bucket] += stop - start
         start = stop
-    place[last] += len(seconds) - start
-    place[SUM] += sum(seconds)
+    place[last] += len(moments) - start
+    place[SUM] += sum(moments) - len(moments) * begin
+
+
+def _between(place: memoryview[float], begins: list[float], ends: list[float]) -> None:
+    """Count the durations from each moment to another."""
+    durations = list(map(sub, ends, begins))
+    place[SUM] += sum(durations)
+    if max(durations) <= SECONDS[0]:
+        place[0] += len(durations)
+        return
+    for seconds in durations:
+        place[bisect_left(SECONDS, seconds)] += 1
 
 
 def _duration(count: float, seconds: float) -> dict[str, int]:

@@ -105,7 +105,7 @@ LOAD_SECONDS = Family(
     "tidemill_model_load_seconds", Kind.GAUGE, "What verifying, loading and warming up took.", MODEL, rule=Rule.MAX
 )
 
-CONNECTIONS = Family("tidemill_connections", Kind.GAUGE, "Connections open now.")
+CONNECTIONS = Family("tidemill_open_connections", Kind.GAUGE, "Connections open now.")
 IN_FLIGHT = Family("tidemill_requests_in_flight", Kind.GAUGE, "Complete requests without a complete answer.")
 ACCEPTED = Family("tidemill_connections_total", Kind.COUNTER, "Connections taken, those refused included.", ("tls",))
 TURNED_AWAY = Family(
@@ -136,6 +136,14 @@ STARTED = Family(
 )
 READY = Family("tidemill_ready", Kind.GAUGE, "Serving processes whose models are loaded and can answer.")
 BUILD = Family("tidemill_build_info", Kind.GAUGE, "Serving processes, by Tidemill's version.", ("version", "python"))
+REPLICAS = Family("tidemill_replicas", Kind.GAUGE, "Replicas by state: starting, ready, leaving.", ("state",))
+REPLICAS_WANTED = Family("tidemill_replicas_wanted", Kind.GAUGE, "Replicas that there should be.")
+REPLICA_FAILURES = Family(
+    "tidemill_replica_failures_total", Kind.COUNTER, "Replicas that ended, hung or did not start, unasked."
+)
+SCALINGS = Family(
+    "tidemill_scaling_decisions_total", Kind.COUNTER, "Changes of the number of replicas, by what decided.", ("cause",)
+)
 # Added when the page is rendered.
 PROCESSES = Family("tidemill_processes", Kind.GAUGE, "Processes that live and count.")
 UNREADABLE = Family("tidemill_unreadable_metric_files", Kind.GAUGE, "Files of counters that could not be read.")
@@ -147,6 +155,7 @@ FAMILIES = {
         *(CALLS, MERGED, CALL_ROWS, CALL_SECONDS, QUEUED, BUSY, MODEL_INFO, LOAD_SECONDS),
         *(CONNECTIONS, IN_FLIGHT, ACCEPTED, TURNED_AWAY, PROTOCOLS, HTTP_ERRORS, RECEIVED_BYTES, SENT_BYTES),
         *(READY, PROCESSES, BUILD, UNREADABLE, CPU_SECONDS, RESIDENT, STARTED),
+        *(REPLICAS, REPLICAS_WANTED, REPLICA_FAILURES, SCALINGS),
         *(FAILED, BATCHES),
     )
 }
