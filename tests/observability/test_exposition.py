@@ -24,7 +24,7 @@ def recorder() -> Recorder:
     process = ProcessCounters(recorder)
     process.sample()
     process.accepted[True][0] += 2
-    process.spoke("h2")
+    process.http2[0] += 1
     process.error(404)
     counters = Counters(recorder, 'quo"ted\nname', "1")
     counters.served("onnx", "ab12")

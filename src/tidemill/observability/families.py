@@ -111,10 +111,7 @@ ACCEPTED = Family("tidemill_connections_total", Kind.COUNTER, "Connections taken
 TURNED_AWAY = Family(
     "tidemill_connections_refused_total", Kind.COUNTER, "Connections answered 503 because the server held its limit."
 )
-PROTOCOLS = Family(
-    "tidemill_connections_by_protocol_total", Kind.COUNTER, "Connections by what they turned out to speak.",
-    ("protocol",),
-)  # fmt: skip
+HTTP2 = Family("tidemill_http2_connections_total", Kind.COUNTER, "Connections that turned out to speak HTTP/2.")
 HTTP_ERRORS = Family(
     "tidemill_http_errors_total",
     Kind.COUNTER,
@@ -153,7 +150,7 @@ FAMILIES = {
     for one in (
         *(REQUESTS, REFUSALS, REQUEST_SECONDS, STAGE_SECONDS, ROWS_ANSWERED, LAST),
         *(CALLS, MERGED, CALL_ROWS, CALL_SECONDS, QUEUED, BUSY, MODEL_INFO, LOAD_SECONDS),
-        *(CONNECTIONS, IN_FLIGHT, ACCEPTED, TURNED_AWAY, PROTOCOLS, HTTP_ERRORS, RECEIVED_BYTES, SENT_BYTES),
+        *(CONNECTIONS, IN_FLIGHT, ACCEPTED, TURNED_AWAY, HTTP2, HTTP_ERRORS, RECEIVED_BYTES, SENT_BYTES),
         *(READY, PROCESSES, BUILD, UNREADABLE, CPU_SECONDS, RESIDENT, STARTED),
         *(REPLICAS, REPLICAS_WANTED, REPLICA_FAILURES, SCALINGS),
         *(FAILED, BATCHES),

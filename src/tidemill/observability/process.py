@@ -24,7 +24,7 @@ class ProcessCounters:
         values = recorder.values
         self.accepted = {tls: values(families.ACCEPTED, tls=str(tls).lower()) for tls in (False, True)}
         self.refused = values(families.TURNED_AWAY)
-        self._protocols: dict[str, memoryview[float]] = {}
+        self.http2 = values(families.HTTP2)
         self._errors: dict[int, memoryview[float]] = {}
         self.connections = values(families.CONNECTIONS)
         self.in_flight = values(families.IN_FLIGHT)
@@ -35,13 +35,6 @@ class ProcessCounters:
         self._resident = values(families.RESIDENT)
         values(families.STARTED)[0] = time.time()
         values(families.BUILD, version=version("tidemill"), python=platform.python_version())[0] = 1
-
-    def spoke(self, protocol: str) -> None:
-        """A connection turned out to speak this protocol."""
-        place = self._protocols.get(protocol)
-        if place is None:
-            place = self._protocols[protocol] = self.recorder.values(families.PROTOCOLS, protocol=protocol)
-        place[0] += 1
 
     def error(self, status: int) -> None:
         """A request that reached no model was answered with an error."""

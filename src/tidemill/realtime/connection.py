@@ -203,6 +203,7 @@ class Connection(Reader, asyncio.Protocol):
 
     def _succeed(self) -> Http2Connection:
         """From now on the transport belongs to a connection that speaks HTTP/2."""
+        self._plane.counts.http2[0] += 1
         successor = Http2Connection(self._plane, self._transport, self._meter, self.caller, self._born)
         self._transport.set_protocol(successor)
         return successor
