@@ -113,8 +113,12 @@ class Fleet:
 
     def replicas(self) -> list[psutil.Process]:
         """The processes that serve."""
-        found = psutil.Process(self.child.pid).children()
-        return [one for one in found if one.is_running() and "replicas.replica" in " ".join(one.cmdline())]
+        found = []
+        for one in psutil.Process(self.child.pid).children():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if "replicas.replica" in " ".join(one.cmdline()):
+                    found.append(one)
+        return found
 
     def terminate(self) -> None:
         self.child.send_signal(signal.SIGTERM)
@@ -158,6 +162,8 @@ class Callers:
     def __init__(self, address: str, many: int, seconds: float = 0.0, path: str = PATH) -> None:
         self.answered: Counter[int] = Counter()
         """Answers by the process that gave them."""
+        self.refused = 0
+        """Answers of 429, after which a caller waits as long as it is told to."""
         self.lost: list[str] = []
         self.sent = 0
         self.enough = threading.Event()
@@ -191,6 +197,8 @@ class Callers:
                     answer = connection.getresponse()
                     content = answer.read()
                     self._note(mark, answer.status, content)
+                    if answer.status == 429:
+                        self.enough.wait(float(answer.getheader("retry-after-ms", "1000")) / 1e3)
                     if answer.getheader("connection") == "close":
                         break
             except (OSError, http.client.HTTPException) as error:
@@ -201,6 +209,9 @@ class Callers:
 
     def _note(self, mark: int, status: int, content: bytes) -> None:
         with self._lock:
+            if status == 429:
+                self.refused += 1
+                return
             if status != 200:
                 self.lost.append(f"{status} {content!r}")
                 return
@@ -214,7 +225,7 @@ class Callers:
         for thread in self._threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
-        assert self.sent == sum(self.answered.values()) + len(self.lost)
+        assert self.sent == sum(self.answered.values()) + self.refused + len(self.lost)
 
     def go_on(self, many: int = 50) -> None:
         """Return after so many more answers."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -73,7 +73,8 @@ class Fleet:
         self.wanted = 1
         self.children: dict[int, Child] = {}
         self.stopping = False
-        self.restarts = 0
+        self.failures = 0
+        """Replicas that ended, hung or did not start, unasked."""
         self.start_seconds: float | None = None
         """What the last one took from its start until it was ready."""
         self.on_ask: Callable[[Child, Ask], None] | None = None
@@ -209,11 +210,27 @@ class Fleet:
     def want(self, replicas: int) -> None:
         """Have so many."""
         self.wanted = replicas
-        self._wake()
+        self._change()
 
     def of(self, phase: Phase) -> list[Child]:
         """The replicas in that phase of their lives."""
-        return [child for child in self.children.values() if child.phase is phase]
+        return [child for child in tuple(self.children.values()) if child.phase is phase]
+
+    def told(self) -> list[dict[str, object]]:
+        """What operators are told of each replica. May be called from any thread."""
+        return [
+            {
+                "replica": child.number,
+                "pid": child.pid,
+                "state": child.phase.value,
+                "generation": child.generation,
+                "connections": child.report.connections,
+                "in_flight": child.report.in_flight,
+                "cpu_seconds": round(child.report.cpu_seconds, 3),
+                "to_be_replaced": child.condemned,
+            }
+            for child in tuple(self.children.values())
+        ]
 
     def room(self) -> tuple[int | None, int | None]:
         """Bytes of the largest replica, and free ones."""
@@ -368,7 +385,7 @@ class Fleet:
             log.info("replica ended", extra={"replica": child.number, "how": told_end(code)})
             self._look_for_end()
             return
-        self.restarts += 1
+        self.failures += 1
         wait = self._backoff.failed(monotonic())
         how = child.condemned or (child.failure.text if child.failure is not None else told_end(code))
         log.error(
@@ -418,8 +435,3 @@ class Fleet:
 
 def _named(desired: Desired) -> list[str]:
     return [f"{one.name} {one.version}" for one in desired.models]
-
-
-def ready_of(fleet: Fleet) -> Iterator[Ready]:
-    """What the replicas that are ready told of themselves."""
-    return (child.ready for child in fleet.of(Phase.READY) if child.ready is not None)

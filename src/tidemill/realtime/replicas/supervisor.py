@@ -15,15 +15,20 @@ from typing import Any
 import uvloop
 
 from tidemill.errors import TidemillError
+from tidemill.observability import families
 from tidemill.observability.logs import log_to_stderr
+from tidemill.observability.recorder import Recorder
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.http import create_listener
+from tidemill.realtime.management import Management
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.local import LocalControl
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.child import Child, Phase
 from tidemill.realtime.replicas.fleet import PLACES, Fleet
 from tidemill.realtime.replicas.messages import Answer, Ask, failed
+from tidemill.realtime.replicas.scaling import Scaling
+from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["Reread", "Supervisor", "supervise"]
 
@@ -54,8 +59,10 @@ class Supervisor:
         self._seats = Seats.create(PLACES)
         # Nobody else may enter it, and its path is short enough for sockets.
         self._directory = Path(tempfile.mkdtemp(prefix="tidemill-"))
-        counters = options.counters_dir or str(self._directory / "counters")
-        self.fleet = Fleet(self._directory, counters, self._listener, self._seats)
+        self._counters = options.counters_dir or str(self._directory / "counters")
+        os.makedirs(self._counters, mode=0o700, exist_ok=True)
+        self._recorder = Recorder(self._counters)
+        self.fleet = Fleet(self._directory, self._counters, self._listener, self._seats)
         self.fleet.on_ask = self._asked
         self.fleet.on_change = self._look
         log.info("listening", extra={"address": self.address})
@@ -64,6 +71,9 @@ class Supervisor:
         """Load, and serve until `drain` or `force`. Raises what keeps the replicas from serving."""
         loading = asyncio.create_task(self._load(self._packages, self._options))
         loading.add_done_callback(self._loaded)
+        cores = self._options.cores or cpu_budget()
+        self._keep(Scaling(self.fleet, self._counters, cores, self._recorder).run())
+        management = self._open_management()
         try:
             await self.fleet.keep()
         finally:
@@ -71,9 +81,27 @@ class Supervisor:
                 task.cancel()
             if self._control is not None:
                 self._control.close()
+            if management is not None:
+                management.close()
             self._listener.close()
             os.close(self._seats)
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _open_management(self) -> Management | None:
+        options = self._options.management
+        if options.port is None:
+            return None
+        fleet = self.fleet
+        management = Management(
+            options.host,
+            options.port,
+            self._counters,
+            lambda: bool(fleet.of(Phase.READY)) and not fleet.stopping,
+            lambda: [{"name": one.name, "version": one.version, "ready": True} for one in fleet.states()],
+            fleet.told,
+        )
+        management.start()
+        return management
 
     def drain(self) -> None:
         """End in order."""
@@ -149,7 +177,12 @@ class Supervisor:
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._kept)
+
+    def _kept(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a defect of the supervisor", exc_info=error)
 
     # -- what replicas do ----------------------------------------------------------------------------------
 
@@ -159,6 +192,10 @@ class Supervisor:
         if fleet.stopping and all(child.stopped for child in fleet.children.values()):
             # As long as it is open the kernel would complete connections that nobody takes.
             self._listener.close()
+        for phase in (Phase.STARTING, Phase.READY, Phase.LEAVING):
+            self._recorder.values(families.REPLICAS, state=phase.value)[0] = len(fleet.of(phase))
+        self._recorder.values(families.REPLICAS_WANTED)[0] = fleet.wanted
+        self._recorder.values(families.REPLICA_FAILURES)[0] = fleet.failures
         ready = len(fleet.of(Phase.READY))
         if not self._announced and self._control is not None and ready >= fleet.policy.minimum:
             self._announced = True
