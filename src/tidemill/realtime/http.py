@@ -44,18 +44,19 @@ class HttpServer:
         self,
         handler: Handler,
         limits: HttpLimits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
         counts: ProcessCounters | None = None,
         streams: Callable[[H2Stream], None] | None = None,
     ) -> None:
         """`handler` is called in the event loop with each complete request; it answers it then or later.
 
+        `ssl_context` may be a function that gives the one for the next handshake.
         `streams` is called with each HTTP/2 stream that carries gRPC, once its headers are complete.
         """
         self.limits = limits or HttpLimits()
         self._plane = Plane(handler, self.limits, counts)
         self._plane.streams = streams
-        self._ssl = ssl_context
+        self._ssl = (lambda: ssl_context) if isinstance(ssl_context, ssl.SSLContext) else ssl_context
         self._server: asyncio.Server | None = None
         self._twin: socket.socket | None = None
         self.acceptor: Acceptor | None = None
@@ -185,7 +186,7 @@ class HttpServer:
         # A handshake that fails is the client's business.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(
-                self._connection, sock, ssl=self._ssl, ssl_handshake_timeout=self._handshake_timeout
+                self._connection, sock, ssl=self._ssl and self._ssl(), ssl_handshake_timeout=self._handshake_timeout
             )
 
     @property

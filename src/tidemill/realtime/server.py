@@ -70,7 +70,7 @@ class Server:
         tls = self.security.tls
         self.grpc = self._new_grpc()
         self.http = HttpServer(
-            handler, self.options.http, None if tls is None else tls.context, self.monitor.counts, self.grpc
+            handler, self.options.http, None if tls is None else tls.newest, self.monitor.counts, self.grpc
         )
 
     def _new_router(self) -> Router:

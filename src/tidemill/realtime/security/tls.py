@@ -46,22 +46,20 @@ class TlsOptions(Config, frozen=True, kw_only=True):
 
 
 class Tls:
-    """The context that a listener keeps, which hands each new handshake to the one read last."""
+    """Gives each new handshake the files as they were read last. Sessions of those before are not taken up again."""
 
     def __init__(self, options: TlsOptions) -> None:
         """Raises ConfigError for files that cannot be read or do not belong together."""
         self._options = options
         self._current = self._read()
-        # Its own certificate is never shown: the callback comes before one is chosen, with or without a server name.
-        self.context = self._read()
-        self.context.sni_callback = self._newest
 
     def reload(self) -> None:
         """Use the files as they are now for new handshakes. Raises ConfigError; the old ones stay in use then."""
         self._current = self._read()
 
-    def _newest(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        connection.context = self._current
+    def newest(self) -> ssl.SSLContext:
+        """For the next handshake."""
+        return self._current
 
     def _read(self) -> ssl.SSLContext:
         options = self._options
@@ -82,8 +80,8 @@ class Tls:
                 what = error if _is_file_error(error) else f"not PEM certificates: {error}"
                 raise ConfigError(f"tls.client_ca {options.client_ca}: {what}") from None
             context.verify_mode = ssl.CERT_REQUIRED if options.client_auth == "require" else ssl.CERT_OPTIONAL
-            # A resumed session shows no certificate again: one that has expired, or whose authority was taken out,
-            # would still be let in.
+            # A session that is taken up again shows no certificate, though it may have expired since. (TLS 1.2 has
+            # sessions without tickets too, which cannot be turned off from here; they last five minutes.)
             context.options |= ssl.OP_NO_TICKET
             context.num_tickets = 0
         return context
