@@ -32,6 +32,7 @@ REMEMBERED = 1024
 
 UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+OK_HEADERS = headers_block()
 CODINGS = (b"gzip", b"deflate")
 # What a header block of an error begins with: there is no message, so it is all there is.
 TRAILERS_ONLY = [(b":status", b"200"), (b"content-type", b"application/grpc")]
@@ -172,6 +173,8 @@ class Calls:
         self._guard = guard
         self._count = count
         self._wishes: dict[Head, Wishes] = {}
+        self.plain: set[Head] = set()
+        """Headers that wish nothing, of callers that pass no gate, and that no log is to tell of."""
 
     def wishes(self, stream: H2Stream) -> Wishes:
         """What the headers say. Raises CallError or InputError."""
@@ -179,7 +182,10 @@ class Calls:
         if found is None:
             if len(self._wishes) >= REMEMBERED:
                 self._wishes.clear()
+                self.plain.clear()
             found = self._wishes[stream.head] = Wishes(stream.head)
+            if found.timeout is None and not found.coding and self._guard is None and not self._log:
+                self.plain.add(stream.head)
         return found
 
     def enter(self, stream: H2Stream, need: Need) -> None:
@@ -216,7 +222,9 @@ class Calls:
         """End a call with one framed message."""
         if coding:
             data = encoded(data, coding)
-        stream.finish(headers_block(coding), data, OK_TRAILERS)
+            stream.finish(headers_block(coding), data, OK_TRAILERS)
+        else:
+            stream.finish(OK_HEADERS, data, OK_TRAILERS)
         if self._log:
             self._note(stream, GrpcCode.OK, len(data))
 

@@ -75,6 +75,22 @@ class Invalid(Exception):
         self._endpoint.counters.failed(received_at, self.error.code, self.error.reason)
 
 
+class Known:
+    """A frame, and what was found once for all requests of it. `seconds` is when their answers are due."""
+
+    __slots__ = ("frame", "head", "need", "packed", "plain", "seconds", "target")
+
+    def __init__(self, frame: Frame, target: Target, plain: bool, need: Need) -> None:
+        self.frame = frame
+        self.head = frame.head
+        self.target = target
+        self.plain = plain
+        self.need = need
+        self.packed = frame.packed and plain and not frame.marks
+        own = frame.asked.timeout
+        self.seconds = target.endpoint.timeout if own is None else own
+
+
 class Targets:
     """Finds and reads for the models that are served now."""
 
@@ -83,22 +99,22 @@ class Targets:
         self._calls = calls
         self._endpoints: Endpoints | None = None
         self._targets: dict[Endpoint, Target] = {}
-        self._frames: dict[int, tuple[Frame, Target, bool, Need]] = {}
+        self._known: dict[int, Known] = {}
         self._once: dict[int, int] = {}
 
-    def framed(self, data: bytes, stream: H2Stream) -> Read | None:
-        """A framed message that is one of those before but for its numbers; None if it is not. Raises Invalid, or what
-        the gate says.
-        """
-        known = self._frames.get(len(data))
-        if known is None or self._endpoints is not self._service.endpoints:
+    def known(self, data: bytes) -> Known | None:
+        """What is known of a framed message that is one of those before but for its numbers; None if it is not."""
+        known = self._known.get(len(data))
+        if known is None or not data.startswith(known.head) or self._endpoints is not self._service.endpoints:
             return None
-        frame, target, plain, need = known
-        if not frame.fits(data):
-            return None
-        self._calls.enter(stream, need)
+        return known if not known.frame.marks or known.frame.fits(data) else None
+
+    def framed(self, known: Known, data: bytes, stream: H2Stream) -> Read:
+        """A message that is known. Raises Invalid, or what the gate says."""
+        self._calls.enter(stream, known.need)
+        target = known.target
         try:
-            return Read(target, target.reader.framed(frame, data), frame.asked, plain)
+            return Read(target, target.reader.framed(known.frame, data), known.frame.asked, known.plain)
         except InputError as error:
             raise Invalid(target.endpoint, error) from None
 
@@ -136,7 +152,7 @@ class Targets:
         if endpoints is not self._endpoints:
             self._endpoints = endpoints
             self._targets = {one: self._targets[one] for one in endpoints if one in self._targets}
-            self._frames.clear()
+            self._known.clear()
             self._once.clear()
         return endpoints
 
@@ -159,9 +175,9 @@ class Targets:
             return
         frame = target.reader.frame(request, data)
         if frame is not None:
-            if len(self._frames) >= FRAMES:
-                self._frames.clear()
-            self._frames[size] = (frame, target, plain, need)
+            if len(self._known) >= FRAMES:
+                self._known.clear()
+            self._known[size] = Known(frame, target, plain, need)
 
 
 class Infer:
@@ -175,12 +191,25 @@ class Infer:
         stream.on_data = partial(self._first, stream)
 
     def _first(self, stream: H2Stream, data: bytes, end: bool) -> None:
-        self._calls.first(stream, self._take, data, end)
+        """The first piece of a call, and mostly all of it; the shortest way is here in one piece."""
+        known = self._targets.known(data) if end else None
+        if known is None or not known.packed or stream.head not in self._calls.plain:
+            self._calls.first(stream, self._take, data, end)
+            return
+        read_at = monotonic()
+        target = known.target
+        rows = target.reader.packed(known.frame, data)
+        inference = _Plain(target.endpoint, stream, rows, stream.received_at + known.seconds, read_at)
+        inference.calls = self._calls
+        inference.coding = b""
+        inference.writer = target.writer
+        inference.begin()
 
     def _take(self, stream: H2Stream, wishes: Wishes, data: bytes) -> None:
         read_at = monotonic()
         try:
-            found = self._targets.framed(data, stream) or self._targets.read(data, stream)
+            known = self._targets.known(data)
+            found = self._targets.read(data, stream) if known is None else self._targets.framed(known, data, stream)
         except Invalid as invalid:
             invalid.count(stream.received_at)
             self._calls.fail(stream, invalid.error)

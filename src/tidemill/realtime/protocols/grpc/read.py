@@ -99,8 +99,7 @@ class InferReader:
     def framed(self, frame: Frame, data: bytes) -> Rows:
         """The rows of another request of a frame that fits."""
         if frame.packed:
-            (name, shape, type_, _), start, _ = frame.tensors[0]
-            return PackedRows(name, data[start:], type_.dtype, shape[1], shape[0])
+            return self.packed(frame, data)
         arrays = {
             name: decode_tensor(data, start, size, type_, shape, name, sized_by=SIZED_BY)
             for (name, shape, type_, _), start, size in frame.tensors
@@ -108,6 +107,11 @@ class InferReader:
         if frame.direct:
             return Rows({one.name: arrays[one.name] for one in self._reader.intake.inputs}, frame.tensors[0][0][1][0])
         return self._reader.intake.from_arrays(arrays)
+
+    def packed(self, frame: Frame, data: bytes) -> Rows:
+        """The rows of another request of a frame that fits and is `packed`."""
+        (name, shape, type_, _), start, size = frame.tensors[0]
+        return PackedRows(name, data[start : start + size], type_.dtype, shape[1], shape[0])
 
     def _asked(self, request: InferRequest) -> Asked:
         outputs = [{"name": name, "parameters": parameters} for name, parameters in request.outputs]

@@ -136,8 +136,10 @@ class _Stream:
         targets = self._method.targets
         read_at = monotonic()
         try:
-            found = targets.framed(data, self._stream)
-            if found is None:
+            known = targets.known(data)
+            if known is not None:
+                found = targets.framed(known, data, self._stream)
+            else:
                 request = self._decode(data)
                 message.id = request.id
                 found = targets.of(request, data, self._stream)
