@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import uvloop
 
 from tidemill.realtime.http import HttpLimits, HttpServer, Request
+from tidemill.realtime.http2_stream import H2Stream
 
 PATIENCE = 20.0
 
@@ -146,6 +147,7 @@ def serving(
     limits: HttpLimits | None = None,
     ssl_context: ssl.SSLContext | None = None,
     sock: socket.socket | None = None,
+    streams: Callable[[H2Stream], None] | None = None,
 ) -> Iterator[Running]:
     """Run a server on a free port, or on a socket that is shared; at the end it drains."""
     ready: Future[Running] = Future()
@@ -153,7 +155,7 @@ def serving(
 
     async def run() -> None:
         try:
-            server = HttpServer(handler, limits, ssl_context)
+            server = HttpServer(handler, limits, ssl_context, streams=streams)
             await server.start(sock=sock)
             stop.append(asyncio.Event())
             ready.set_result(Running(server, asyncio.get_running_loop()))

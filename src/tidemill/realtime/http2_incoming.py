@@ -240,8 +240,9 @@ class Incoming(Outgoing):
         if number <= self._last_id:
             self._take_trailers(number, flags, block)
             return
-        if number != self._last_id + 2:
-            self._gaps.append(range(self._last_id + 2, number, 2))
+        following = (self._last_id + 1) | 1
+        if number != following:
+            self._gaps.append(range(following, number, 2))
         self._last_id = number
         refusal = None
         head = UNREAD
