@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tidemill.config import Config
-from tidemill.realtime.models.options import ShadowOptions, SplitOptions
+from tidemill.realtime.models.options import Name, ShadowOptions, SplitOptions
 
 __all__ = ["Aliases", "Change", "Control", "Load", "State", "Traffic", "Unload"]
 
@@ -29,7 +29,7 @@ class Unload(Change, frozen=True, kw_only=True, tag="unload"):
 class Aliases(Change, frozen=True, kw_only=True, tag="aliases"):
     """Point aliases at versions; None takes one away. Those not named stay."""
 
-    aliases: dict[str, str | None]
+    aliases: dict[Name, Name | None]
 
 
 class Traffic(Change, frozen=True, kw_only=True, tag="traffic"):

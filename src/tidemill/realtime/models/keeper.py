@@ -87,11 +87,8 @@ class Keeper:
             return
         before = self._found
         self._found = find_models(Path(self._repository.directory), before)
-        self._settling = {
-            place
-            for place, found in self._found.items()
-            if twice and (place not in before or before[place].stamp != found.stamp)
-        }
+        now = self._found
+        self._settling = {p for p in before.keys() | now.keys() if twice and before.get(p) != now.get(p)}
         changed = self._found != before
         self._broken = {
             place: broken
@@ -105,7 +102,7 @@ class Keeper:
         """What is to be served now."""
         asked = self.asked
         models = [one for one in self._given if asked.names is None or one.name in asked.names]
-        for name in sorted({name for name, _ in self._found}):
+        for name in sorted({name for name, _ in (*self._found, *self._settling)}):
             if asked.names is None or name in asked.names:
                 models += self._picked(name)
         names = {one.name for one in models}
@@ -116,7 +113,13 @@ class Keeper:
         )
 
     def _picked(self, name: str) -> list[Wanted]:
-        """The versions of a model that its policy, and whatever names one, picks of those that can be served."""
+        """The versions of a model that its policy, and whatever names one, picks of those that can be served.
+
+        While any of its directories is still changing, and where none of them can be served, it stays as it is.
+        """
+        served = [wanted for place, wanted in self._served.items() if place[0] == name]
+        if served and any(place[0] == name for place in self._settling):
+            return served
         usable: dict[str, Wanted] = {}
         for place, found in self._found.items():
             if place[0] == name:
@@ -129,7 +132,7 @@ class Keeper:
         named |= set(options.split.weights) if options.split else set()
         named |= {options.shadow.version} if options.shadow else set()
         picked = {*chosen(usable, options.versions), *(one for one in named if one in usable)}
-        return [wanted for version, wanted in usable.items() if version in picked]
+        return [wanted for version, wanted in usable.items() if version in picked] or served
 
     def applied(self, desired: Desired, failures: Failures) -> bool:
         """Take note of what became of a desired state. Returns whether another one is now to be tried."""

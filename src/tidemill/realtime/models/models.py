@@ -40,6 +40,7 @@ class Models:
         self._swapped = swapped
         self._recorder = recorder
         self._budget = Budget(options.cores or cpu_budget())
+        self._begun = False
         self._served: dict[str, Model] = {}
         self._held: dict[Wanted, Loaded] = {}  # all that is in memory, also what is on its way in or out
         self._loading: Wanted | None = None
@@ -155,7 +156,8 @@ class Models:
 
     def _swap(self, served: dict[str, Model]) -> None:
         before, self._served = self._served, served
-        if before != served:
+        if before != served or not self._begun:
+            self._begun = True
             for model in served.values():
                 for one in model.endpoints:
                     one.options = model.options
