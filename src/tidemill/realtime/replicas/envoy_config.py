@@ -35,10 +35,9 @@ STREAMS = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """A replica's address. A draining one gets no new request; what it holds is finished."""
+    """The path of a replica's own socket. A draining one gets no new request; what it holds is finished."""
 
-    host: str
-    port: int
+    path: str
     draining: bool = False
 
 
@@ -49,13 +48,14 @@ class Front:
     `endpoints` is the path of the file that names the replicas (see `endpoints()`); its directory is watched, so that
     a new one renamed over it is read. `unrepeatable` names the models whose calls must not be made twice. `limits` are
     the replicas' own. `drain` seconds is how long Envoy closes connections gently. With `client_ca` a client needs a
-    certificate of that authority. `admin_port` is loopback's; 0 takes any.
+    certificate of that authority. `admin` is the path of a socket for Envoy's administration, which can end it:
+    nobody else may enter its directory.
     """
 
     endpoints: str
+    admin: str
     host: str = "127.0.0.1"
     port: int
-    admin_port: int = 0
     cert: str | None = None
     key: str | None = None
     client_ca: str | None = None
@@ -68,7 +68,7 @@ def bootstrap(front: Front) -> Plain:
     """The bootstrap: one listener (HTTP/1.1, HTTP/2 and gRPC by prior knowledge or ALPN), one cluster, its admin."""
     return {
         "node": {"id": "tidemill", "cluster": "tidemill"},
-        "admin": {"address": _address("127.0.0.1", front.admin_port)},
+        "admin": {"address": _pipe(front.admin)},
         "static_resources": {"listeners": [_listener(front)], "clusters": [_cluster(front)]},
         "overload_manager": {
             "resource_monitors": [
@@ -96,7 +96,7 @@ def endpoints(backends: Iterable[Backend]) -> Plain:
                     {
                         "lb_endpoints": [
                             {
-                                "endpoint": {"address": _address(one.host, one.port)},
+                                "endpoint": {"address": _pipe(one.path)},
                                 "health_status": "DRAINING" if one.draining else "UNKNOWN",
                             }
                             for one in backends
@@ -108,8 +108,8 @@ def endpoints(backends: Iterable[Backend]) -> Plain:
     }
 
 
-def arguments(front: Front, config: str, admin_address: str, threads: int) -> list[str]:
-    """Envoy's command line for a bootstrap at `config`; it writes its admin's address to the file `admin_address`.
+def arguments(front: Front, config: str, threads: int) -> list[str]:
+    """Envoy's command line for a bootstrap at `config`.
 
     On SIGTERM Envoy ends at once. To drain it first, POST `/drain_listeners?graceful&skip_exit` to the admin and wait
     for `front.drain`.
@@ -117,7 +117,6 @@ def arguments(front: Front, config: str, admin_address: str, threads: int) -> li
     seconds = str(max(1, round(front.drain)))
     return [
         *("--config-path", config),
-        *("--admin-address-path", admin_address),
         *("--concurrency", str(threads)),
         *("--drain-time-s", seconds),
         *("--parent-shutdown-time-s", str(int(seconds) + 1)),
@@ -168,7 +167,7 @@ def _listener(front: Front) -> Plain:
         chain["transport_socket"] = _tls(front)
     return {
         "name": "front",
-        "address": _address(front.host, front.port),
+        "address": {"socket_address": {"address": front.host, "port_value": front.port}},
         "per_connection_buffer_limit_bytes": 1 << 20,
         "filter_chains": [chain],
     }
@@ -328,8 +327,8 @@ def _tls(front: Front) -> Plain:
     }
 
 
-def _address(host: str, port: int) -> Plain:
-    return {"socket_address": {"address": host, "port_value": port}}
+def _pipe(path: str) -> Plain:
+    return {"pipe": {"path": path}}
 
 
 def _seconds(value: float) -> str:
