@@ -29,6 +29,10 @@ def serve(
     port_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write HOST:PORT there once the server is ready.")
     ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="One more port, where gRPC is expected on its own; 0: a free one."),
+    ] = None,
     tls_cert: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate chain (PEM).")] = None,
     tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its private key (PEM).")] = None,
     tls_client_ca: Annotated[
@@ -77,6 +81,7 @@ def serve(
         "host": host,
         "port": port,
         "port_file": port_file,
+        "grpc_port": grpc_port,
         "access_log": access_log,
         "workers": workers,
         "lame_duck": lame_duck,

@@ -39,7 +39,8 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     """`tidemill serve`. Times are seconds.
 
     `port` 0 takes any free one; the bound address is in the log line `listening`, and in `port_file` (HOST:PORT,
-    written once the server is ready) if that is given. On SIGTERM the server is not ready and closes connections
+    written once the server is ready) if that is given. `grpc_port` is one more, for those who expect gRPC on a port of
+    its own; both speak both. On SIGTERM the server is not ready and closes connections
     after their answers for `lame_duck`, then finishes what is in flight within `grace`. `workers` calls of one model
     run at a time on threads (by default as many as there are cores, or one where the interpreter's lock serialises
     them anyway); `max_queue_rows` rows of one model wait at most: both are short for what `batching` says of merging
@@ -53,6 +54,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     port_file: str | None = None
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
     tls: TlsOptions | None = None
     auth: AuthOptions | None = None
     rate_limits: RateLimits | None = None
@@ -90,5 +92,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
                 one.batching.check(f"endpoints.{name}.")
         if self.replicas is not None and (problems := self.replicas.problems()):
             raise ConfigError(problems)
+        if self.replicas is not None and self.grpc_port is not None:
+            raise ConfigError("grpc_port: replicas share one port, which speaks gRPC too; leave it out")
         if self.auth is not None:
             self.auth.check(self.tls is not None and self.tls.client_ca is not None)

@@ -75,7 +75,7 @@ async def live(
     if loading.done() and loading.exception() is not None:
         # A listener that is left open keeps the loop from closing.
         stopping.cancel()
-        await server.http.drain(0.0, 0.0)
+        await server.close_ports()
         loading.result()
     if loading.done():
         notify("READY=1")
@@ -86,7 +86,7 @@ async def live(
     forced = asyncio.create_task(force.wait())
     await asyncio.wait((draining, forced), return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
-        log.warning("a second signal: ending at once", extra={"in_flight": server.http.in_flight})
+        log.warning("a second signal: ending at once", extra={"in_flight": server.in_flight})
         draining.cancel()
         server.close()
     forced.cancel()

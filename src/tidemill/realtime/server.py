@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -69,8 +70,9 @@ class Server:
         handler = logged(self.handle) if self.options.access_log else self.handle
         tls = self.security.tls
         self.grpc = self._new_grpc()
-        self.http = HttpServer(
-            handler, self.options.http, None if tls is None else tls.newest, self.monitor.counts, self.grpc
+        self.http, self.grpc_http = (
+            HttpServer(handler, self.options.http, None if tls is None else tls.newest, self.monitor.counts, self.grpc)
+            for _ in range(2)
         )
 
     def _new_router(self) -> Router:
@@ -88,6 +90,11 @@ class Server:
         host = self.options.host
         return f"[{host}]:{self.http.port}" if ":" in host else f"{host}:{self.http.port}"
 
+    @property
+    def in_flight(self) -> int:
+        """Complete requests without a complete answer, and calls that go on."""
+        return self.http.in_flight + self.grpc_http.in_flight
+
     def handle(self, request: Request) -> None:
         """Answer a request."""
         self._router(request)
@@ -98,11 +105,29 @@ class Server:
         Raises OSError.
         """
         await self.http.start(self.options.host, self.options.port, sock=sock, seats=seats)
+        if self.options.grpc_port is not None:
+            try:
+                await self.grpc_http.start(self.options.host, self.options.grpc_port)
+            except OSError:
+                await self.close_ports()
+                raise
         self.security.start()
         self._open_management()
         if readable_keys(self.options.host, self.options.tls, self.options.auth):
             log.warning("without TLS, keys and tokens can be read on the network", extra={"host": self.options.host})
-        log.info("listening", extra={"address": self.address})
+        log.info("listening", extra={"address": self.address, **self._grpc_address()})
+
+    def _grpc_address(self) -> dict[str, str]:
+        if self.options.grpc_port is None:
+            return {}
+        return {"grpc_address": f"{self.address.rpartition(':')[0]}:{self.grpc_http.port}"}
+
+    async def close_ports(self) -> None:
+        """Close them at once, with every connection."""
+        await self._drain(0.0, 0.0)
+
+    async def _drain(self, lame_duck: float, grace: float) -> int:
+        return sum(await asyncio.gather(*[one.drain(lame_duck, grace) for one in (self.http, self.grpc_http)]))
 
     def _open_management(self) -> None:
         options = self.options.management
@@ -117,6 +142,7 @@ class Server:
                 self.options.counters_dir or self.monitor.recorder,
                 lambda: service.ready,
                 lambda: models_of(service),
+                auth=self.options.auth,
             )
             self.management.start()
 
@@ -129,7 +155,7 @@ class Server:
         try:
             await control.start()
         except BaseException:
-            await self.http.drain(0.0, 0.0)
+            await self.close_ports()
             raise
         self.service.control = control
         if self.options.repository is not None and self.options.model_control == "poll":
@@ -195,8 +221,10 @@ class Server:
     async def drain(self) -> int:
         """Stop in order: not ready, a lame duck, no new connections, finish, end. Returns the requests cut."""
         self.service.state = State.DRAINING
-        log.info("draining", extra={"in_flight": self.http.in_flight})
-        cut = await self.http.drain(self.options.lame_duck, self.options.grace)
+        log.info("draining", extra={"in_flight": self.in_flight})
+        # Calls that have no end of their own would be waited for in vain.
+        asyncio.get_running_loop().call_later(self.options.lame_duck, self.grpc.retire)
+        cut = await self._drain(self.options.lame_duck, self.options.grace)
         self.close()
         log.info("stopped", extra={"cut": cut})
         return cut
