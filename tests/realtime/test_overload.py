@@ -1,10 +1,12 @@
 """Deadlines, overload and clients that leave, with a model that really sleeps."""
 
+import asyncio
 import http.client
 import json
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from tests.realtime.http_client import eventually
 from tests.realtime.serving import Served, served
 from tidemill.model.signature import Input, Output
 from tidemill.packaging import PackageOptions, package_model
-from tidemill.prediction.batched import Batched
+from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.realtime import ServeOptions
 
 PATH = "/v2/models/sleeper/infer"
@@ -48,7 +50,9 @@ class Asking:
         self._thread.start()
 
     def _ask(self, server: Served, seconds: tuple[float, ...], options: dict[str, Any]) -> None:
-        self.answer = httpx.post(f"http://{server.address}{PATH}", json=body(*seconds), timeout=60, **options)
+        # Without certificates, which would take longer to read than these requests to answer.
+        url = f"http://{server.address}{PATH}"
+        self.answer = httpx.post(url, json=body(*seconds), timeout=60, verify=False, **options)
 
     def wait(self) -> httpx.Response:
         self._thread.join(60)
@@ -71,9 +75,8 @@ def test_a_full_queue_is_refused_at_once_with_retry_after(server: Served) -> Non
     running = occupy(server, 0.6)
     waiting = Asking(server, *[0.0] * 8)
     eventually(lambda: batched(server).queued_rows == 8)
-    before = time.monotonic()
     refused = [server.post(PATH, body(0.0)) for _ in range(20)]
-    assert running.answer is None, f"20 refusals took {time.monotonic() - before} s, and the model is still busy"
+    assert running.answer is None, "20 were refused while the model was busy with one"
     for answer in refused:
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1
@@ -175,6 +178,91 @@ def test_a_stuck_model_is_not_ready_within_a_second_and_ready_again_when_it_retu
     assert server.get("/v2/health/live").status_code == 200
     running.wait()
     eventually(lambda: server.get("/v2/health/ready").status_code == 200)
+
+
+@pytest.mark.parametrize("way", ["parameter", "header"])
+def test_a_high_priority_takes_the_place_of_the_last_of_the_low(server: Served, way: str) -> None:
+    running = occupy(server, 1.0)
+    low = []
+    for i in range(8):
+        low.append(Asking(server, 0.0, headers={"x-request-priority": "3"}))
+        eventually(lambda n=i + 1: batched(server).queued_rows == n)
+    if way == "parameter":
+        answer = server.post(PATH, body(0.0, priority=1))
+    else:
+        answer = server.post(PATH, body(0.0), headers={"x-request-priority": "1"})
+    assert running.wait().status_code == answer.status_code == 200
+    answers = [one.wait() for one in low]
+    assert [a.status_code for a in answers] == [200] * 7 + [429]
+    assert "better right to this place" in answers[-1].json()["error"]
+    assert int(answers[-1].headers["retry-after"]) >= 1
+
+
+def test_a_low_priority_is_refused_where_a_high_one_is_not(server: Served) -> None:
+    running = occupy(server, 1.0)
+    waiting = [Asking(server, 0.0) for _ in range(8)]
+    eventually(lambda: batched(server).queued_rows == 8)
+    # Its lane is empty: one of it may wait, in the place of one of the others. A second has no right to another.
+    last = Asking(server, 0.0, headers={"x-request-priority": "3"})
+    eventually(lambda: sum(w.answer is not None for w in waiting) == 1)
+    assert server.post(PATH, body(0.0, priority=3)).status_code == 429
+    assert running.wait().status_code == last.wait().status_code == 200
+    assert sorted(w.wait().status_code for w in waiting) == [200] * 7 + [429]
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "high", True, None])
+def test_a_priority_that_is_none_is_an_error(server: Served, value: object) -> None:
+    answer = server.post(PATH, body(0.0, priority=value))
+    assert answer.status_code == 400
+    assert "parameter priority" in answer.json()["error"]
+    answer = server.post(PATH, body(0.0), headers={"x-request-priority": str(value)})
+    assert answer.status_code == 400
+    assert "x-request-priority" in answer.json()["error"]
+
+
+def test_a_model_that_hangs_is_told_of_and_takes_no_more(tmp_path: Path) -> None:
+    options = ServeOptions(port=0, lame_duck=0.0, grace=0.0, workers=1, batching=BatchLimits(hung_after=0.2))
+    with served([packages.sleeper(tmp_path)], options) as server:
+        service = server.server.service
+        assert service.stuck_since is None
+        assert server.post(PATH, body(2.0, timeout=100_000)).status_code == 504
+        eventually(lambda: service.stuck_since is not None)
+        refused = server.post(PATH, body(0.0))
+        assert refused.status_code == 503
+        assert "does not return" in refused.json()["error"]
+        assert batched(server).busy == 1, "no thread was started beside it"
+        assert server.get("/v2/health/live").status_code == 200
+        eventually(lambda: server.get("/v2/health/ready").status_code == 503)
+        eventually(lambda: service.stuck_since is None)
+        assert server.post(PATH, body(0.0)).status_code == 200
+
+
+def test_more_load_than_there_is_capacity_is_answered_or_refused_and_every_outcome_counted(tmp_path: Path) -> None:
+    options = ServeOptions(port=0, lame_duck=0.0, grace=5.0, workers=2, batching=BatchLimits(max_rows=1))
+    sent = 300
+
+    async def ask(server: Served) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", timeout=60) as client:
+
+            async def one(i: int) -> httpx.Response:
+                await asyncio.sleep(i * 0.003)  # three times what two threads can do
+                return await client.post(PATH, json=body(0.02))
+
+            return await asyncio.gather(*[one(i) for i in range(sent)])
+
+    with served([packages.sleeper(tmp_path)], options) as server:
+        answers = asyncio.run(ask(server))
+        codes = Counter(a.status_code for a in answers)
+        assert codes.keys() <= {200, 429}
+        assert codes[200] >= 20
+        assert codes[429] >= 20, "the queue is bounded by what can be answered in time"
+        assert all(int(a.headers["retry-after-ms"]) >= 1 for a in answers if a.status_code == 429)
+        stats = server.counters("sleeper")
+        assert stats["inference_stats"]["success"]["count"] == codes[200]
+        assert stats["inference_stats"]["fail"]["count"] == codes[429]
+        assert stats["inference_count"] == codes[200]
+        eventually(lambda: batched(server).idle)
+        assert server.post(PATH, body(0.0)).status_code == 200, "and normal again"
 
 
 BREAKS = """

@@ -15,9 +15,20 @@ from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows
 
-__all__ = ["ENTITY_KEY", "TIMEOUT_HEADER", "HttpInference", "Inference", "Origin", "deadline_of", "header_timeout"]
+__all__ = [
+    "ENTITY_KEY",
+    "PRIORITY_HEADER",
+    "TIMEOUT_HEADER",
+    "HttpInference",
+    "Inference",
+    "Origin",
+    "deadline_of",
+    "header_priority",
+    "header_timeout",
+]
 
 TIMEOUT_HEADER = b"x-request-timeout-ms"
+PRIORITY_HEADER = b"x-request-priority"
 ENTITY_KEY = b"x-entity-key"
 """The header with which a caller says whose rows these are, where a model's calls are shared by key."""
 
@@ -136,6 +147,18 @@ def deadline_of(endpoint: Endpoint, request: Request, timeout: float | None = No
     if said is not None:
         timeout = min(timeout or math.inf, said)
     return request.received_at + (timeout or endpoint.timeout)
+
+
+def header_priority(value: bytes | None) -> int:
+    """The priority from the value of the header X-Request-Priority: 1 is the highest, 0 (also without it) the default.
+
+    Raises InputError where it is no integer.
+    """
+    if value is None:
+        return 0
+    if not value.isdigit() or len(value) > 20:
+        raise InputError(f"header x-request-priority: got {value.decode('latin-1')!r:.40}, expected an integer ≥ 0")
+    return int(value)
 
 
 def header_timeout(value: bytes | None) -> float | None:

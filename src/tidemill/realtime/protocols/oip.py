@@ -13,7 +13,7 @@ from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import ENTITY_KEY, HttpInference, deadline_of
+from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
 from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
 from tidemill.realtime.protocols.oip_response import Writer
@@ -68,12 +68,15 @@ class Infer:
                 inference = _Plain(endpoint, request, rows, due, read)
                 inference.writer = one.writer
                 inference.id = id_
+                if not request.bare:
+                    inference.priority = header_priority(request.header(PRIORITY_HEADER))
             else:
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
                 one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
                 endpoint = one._endpoint
                 due = deadline_of(endpoint, request, asked.timeout)
                 inference = _Asked(endpoint, request, rows, due, read, one.writer, asked)
+                inference.priority = asked.priority or header_priority(request.header(PRIORITY_HEADER))
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)

@@ -20,7 +20,7 @@ from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.endpoint import Endpoint
-from tidemill.realtime.inference import ENTITY_KEY, HttpInference, deadline_of
+from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
 from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.cells import nested_cells
 from tidemill.realtime.protocols.oip_request import kind, load_json, on_bad_row, parameters_of
@@ -81,6 +81,7 @@ class Predict:
                 endpoint = self._split.choose(rows, request.header(ENTITY_KEY))
             inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
             inference.by_row = by_row
+            inference.priority = header_priority(request.header(PRIORITY_HEADER))
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)
