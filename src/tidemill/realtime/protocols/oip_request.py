@@ -22,8 +22,8 @@ from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.intake import Listed
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
-from tidemill.realtime.protocols.tensors import decode_tensor
 from tidemill.rows import VALID, Array, PackedRows, Rows
+from tidemill.tensors import decode_tensor
 
 __all__ = ["Asked", "FastReader", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
 

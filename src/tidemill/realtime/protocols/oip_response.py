@@ -12,7 +12,7 @@ from tidemill.model.package import Package
 from tidemill.model.signature import Output
 from tidemill.prediction.result import STATUSES, Result
 from tidemill.realtime.protocols.cells import flat_cells
-from tidemill.realtime.protocols.tensors import encode_tensor
+from tidemill.tensors import encode_tensor
 
 __all__ = ["Writer", "row_errors"]
 

@@ -14,8 +14,8 @@ from tidemill.prediction.result import Result
 from tidemill.realtime.protocols.grpc.messages import message
 from tidemill.realtime.protocols.grpc.varints import varint
 from tidemill.realtime.protocols.oip_response import row_errors
-from tidemill.realtime.protocols.tensors import encode_tensor
 from tidemill.rows import Array
+from tidemill.tensors import encode_tensor
 
 __all__ = ["FRAME_BYTES", "Writer", "framed", "parameters"]
 

@@ -19,8 +19,8 @@ from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.grpc.decode import CONTENTS, Contents, InferRequest, Tensor
 from tidemill.realtime.protocols.oip_request import Asked, Reader
-from tidemill.realtime.protocols.tensors import decode_tensor
 from tidemill.rows import Array, PackedRows, Rows
+from tidemill.tensors import decode_tensor
 
 __all__ = ["Frame", "InferReader"]
 
