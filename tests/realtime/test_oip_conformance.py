@@ -84,7 +84,7 @@ CASES = [
             "name": "matrix",
             "versions": ["1", "2"],
             "platform": "python",
-            "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 3]}],
+            "inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 3], "parameters": {"columns": '["a","b","c"]'}}],
             "outputs": [
                 {"name": "sum", "datatype": "FP32", "shape": [-1]},
                 {"name": "twice", "datatype": "FP32", "shape": [-1, 3]},

@@ -75,11 +75,17 @@ def _model_ready(service: Service, endpoint: Endpoint) -> Handler:
 
 
 def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
-    """The model metadata object."""
+    """The model metadata object. `parameters` tell what the protocol has no field for: the names of a matrix's columns
+    (a JSON array), that BYTES are no text, and that a call must not be made twice.
+    """
     manifest = endpoint.manifest
 
     def tensor(one: Input | Output) -> dict[str, Any]:
-        return {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+        told: dict[str, Any] = {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+        parameters: dict[str, Any] = {"binary": True} if one.binary else {}
+        if isinstance(one, Input) and one.columns:
+            parameters["columns"] = orjson.dumps([column.name for column in one.columns]).decode()
+        return told | {"parameters": parameters} if parameters else told
 
     return orjson.dumps(
         {
@@ -88,6 +94,7 @@ def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
             "platform": PLATFORMS[manifest.runtime.name][0],
             "inputs": [tensor(i) for i in manifest.inputs],
             "outputs": [tensor(o) for o in manifest.outputs],
+            **({} if manifest.repeatable else {"parameters": {"repeatable": False}}),
         }
     )
 
