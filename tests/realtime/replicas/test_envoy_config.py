@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from tidemill.realtime.limits import HttpLimits
-from tidemill.realtime.replicas.envoy_config import Backend, Front, arguments, bootstrap, endpoints
+from tidemill.realtime.replicas.envoy_config import Backend, Front, arguments, bootstrap, endpoints, routes
 
 envoy = pytest.importorskip("envoy", reason="needs the extra 'balancer'")
 
@@ -73,13 +73,19 @@ def replicas(tmp_path: Path) -> Iterator[list[Replica]]:
         one.kill()
 
 
+def front(directory: Path, **options: Any) -> Front:
+    paths = {name: str(directory / f"{name}.json") for name in ("endpoints", "routes")}
+    return Front(**paths, admin=str(directory / "admin"), **options)
+
+
 class Proxy:
     """Envoy before the replicas that are named to it."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:
+    def __init__(self, directory: Path, unrepeatable: tuple[str, ...] = (), **options: Any) -> None:
         self.directory = directory
         admin = directory / "admin"
-        self.front = Front(endpoints=str(directory / "endpoints.json"), admin=str(admin), port=0, **options)
+        self.front = front(directory, port=0, **options)
+        (directory / "routes.json").write_text(json.dumps(routes(self.front, unrepeatable)))
         self.name()
         config = directory / "envoy.json"
         config.write_text(json.dumps(bootstrap(self.front)))
@@ -140,30 +146,29 @@ def test_the_binary_accepts_every_form(tmp_path):
     ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     pem = str(tmp_path / "cert.pem")
     fronts = [
-        Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), port=0),
-        Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), host="::1", port=0, cert=pem, key=pem),
-        Front(
-            endpoints=str(tmp_path / "e.json"),
-            admin=str(tmp_path / "admin"),
+        front(tmp_path, port=0),
+        front(tmp_path, host="::1", port=0, cert=pem, key=pem, tls13=True),
+        front(
+            tmp_path,
             port=0,
             cert=pem,
             key=pem,
             client_ca=str(tmp_path / "ca.pem"),
-            unrepeatable=("a", "b"),
             limits=HttpLimits(max_headers=17, max_connections=5, header_timeout=0.5),
         ),
     ]
-    (tmp_path / "e.json").write_text(json.dumps(endpoints([Backend(path=str(tmp_path / "none"), draining=True)])))
-    for i, front in enumerate(fronts):
+    (tmp_path / "endpoints.json").write_text(json.dumps(endpoints([Backend(path="/none", draining=True)])))
+    (tmp_path / "routes.json").write_text(json.dumps(routes(fronts[0], ("a", "b"))))
+    for i, one in enumerate(fronts):
         config = tmp_path / f"{i}.json"
-        config.write_text(json.dumps(bootstrap(front)))
+        config.write_text(json.dumps(bootstrap(one)))
         assert validated(config).returncode == 0, validated(config).stderr
 
 
 def test_the_binary_finds_a_planted_fault(tmp_path):
-    front = Front(endpoints=str(tmp_path / "e.json"), admin=str(tmp_path / "admin"), port=0)
-    (tmp_path / "e.json").write_text(json.dumps(endpoints([])))
-    plain = bootstrap(front)
+    for name in ("endpoints", "routes"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(endpoints([])))
+    plain = bootstrap(front(tmp_path, port=0))
     plain["static_resources"]["clusters"][0]["lb_polizy"] = "LEAST_REQUEST"
     config = tmp_path / "faulty.json"
     config.write_text(json.dumps(plain))
@@ -178,7 +183,7 @@ def validated(config: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_admin_is_on_no_network_and_nothing_is_logged_of_a_request():
-    plain = bootstrap(Front(endpoints="/e.json", admin="/private/admin", host="192.0.2.1", port=8080))
+    plain = bootstrap(front(Path("/private"), host="192.0.2.1", port=8080))
     assert plain["admin"]["address"] == {"pipe": {"path": "/private/admin"}}
     assert "access_log" not in json.dumps(plain)
 
@@ -218,10 +223,12 @@ def test_a_killed_replica_is_not_seen_by_who_may_ask_again(proxy, replicas):
         one.kill()
         # The other holds it too: killed in turn, the one retry is used up.
         wait_for(lambda: two.seen.read_text().split() == ["/v2/models/any/slow"], two.seen.read_text)
-        assert [asked[i].result(30).status_code for i in (1, 2)] == [503, 503]
+        lost = [asked[i].result(30) for i in (1, 2)]
+        assert [one.status_code for one in lost] == [502, 502]
+        assert all("retry-after" not in one.headers for one in lost), "they may have been computed"
         assert answers(proxy.url) == {"two"}, "the dead one gets nothing"
         two.kill()
-        assert asked[0].result(30).status_code == 503
+        assert asked[0].result(30).status_code == 502
 
 
 def test_load_over_a_kill_loses_nothing(proxy, replicas):

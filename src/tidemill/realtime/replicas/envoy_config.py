@@ -1,4 +1,5 @@
-"""Envoy's configuration (v3 API) in front of replicas, as plain data: a bootstrap, and the file that names replicas.
+"""Envoy's configuration (v3 API) in front of replicas, as plain data: a bootstrap, and the files that name replicas and
+models while it runs.
 
 Pure: nothing here starts Envoy or writes a file. Envoy spreads, watches and retries; admission, deadlines and callers
 stay with the replicas, which alone know them.
@@ -12,7 +13,7 @@ from typing import Any
 
 from tidemill.realtime.limits import HttpLimits
 
-__all__ = ["Backend", "Front", "arguments", "bootstrap", "endpoints"]
+__all__ = ["Backend", "Front", "arguments", "bootstrap", "endpoints", "routes"]
 
 Plain = dict[str, Any]
 
@@ -28,6 +29,9 @@ TLS = "envoy.transport_sockets.tls"
 NOT_TAKEN = "connect-failure,refused-stream,reset-before-request,retriable-status-codes,unavailable"
 # The replica was lost with the request; repeating it is right only for a model that says so.
 LOST = "reset"
+
+# A line of the log as those of the other processes.
+LOG = '{"time":"%Y-%m-%dT%T.%e%z","level":"%l","logger":"envoy.%n","event":"%j"}'
 
 READY = "/v2/health/ready"
 STREAMS = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -45,21 +49,22 @@ class Backend:
 class Front:
     """Where Envoy listens, and what it keeps to.
 
-    `endpoints` is the path of the file that names the replicas (see `endpoints()`); its directory is watched, so that
-    a new one renamed over it is read. `unrepeatable` names the models whose calls must not be made twice. `limits` are
-    the replicas' own. `drain` seconds is how long Envoy closes connections gently. With `client_ca` a client needs a
-    certificate of that authority. `admin` is the path of a socket for Envoy's administration, which can end it:
-    nobody else may enter its directory.
+    `endpoints` and `routes` are the paths of the files that name the replicas (see `endpoints()`) and the models whose
+    calls must not be made twice (`routes()`); their directory is watched, so that a new one renamed over one is read.
+    `limits` are the replicas' own. `drain` seconds is how long Envoy closes connections gently. With `client_ca` a
+    client needs a certificate of that authority. `admin` is the path of a socket for Envoy's administration, which can
+    end it: nobody else may enter its directory.
     """
 
     endpoints: str
+    routes: str
     admin: str
     host: str = "127.0.0.1"
     port: int
     cert: str | None = None
     key: str | None = None
     client_ca: str | None = None
-    unrepeatable: tuple[str, ...] = ()
+    tls13: bool = False
     limits: HttpLimits = field(default_factory=HttpLimits)
     drain: float = 1.0
 
@@ -108,6 +113,19 @@ def endpoints(backends: Iterable[Backend]) -> Plain:
     }
 
 
+def routes(front: Front, unrepeatable: Iterable[str]) -> Plain:
+    """The file that names the models whose calls must not be made twice. Put in place as `endpoints()` is."""
+    return {
+        "resources": [
+            {
+                "@type": TYPE + "envoy.config.route.v3.RouteConfiguration",
+                "name": CLUSTER,
+                "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(front, tuple(unrepeatable))}],
+            }
+        ]
+    }
+
+
 def arguments(front: Front, config: str, threads: int) -> list[str]:
     """Envoy's command line for a bootstrap at `config`.
 
@@ -122,6 +140,7 @@ def arguments(front: Front, config: str, threads: int) -> list[str]:
         *("--parent-shutdown-time-s", str(int(seconds) + 1)),
         *("--drain-strategy", "immediate"),
         *("--log-level", "warning"),
+        *("--log-format", LOG),
         "--use-dynamic-base-id",
         "--disable-hot-restart",
     ]
@@ -150,10 +169,7 @@ def _listener(front: Front) -> Plain:
         "request_headers_timeout": _seconds(limits.header_timeout),
         "stream_idle_timeout": _seconds(max(limits.body_timeout, limits.keep_alive_timeout)),
         "drain_timeout": _seconds(front.drain),
-        "route_config": {
-            "name": "replicas",
-            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(front)}],
-        },
+        "rds": {"route_config_name": CLUSTER, "config_source": _watched(front.routes)},
         "http_filters": [
             {
                 "name": "envoy.filters.http.router",
@@ -173,10 +189,10 @@ def _listener(front: Front) -> Plain:
     }
 
 
-def _routes(front: Front) -> list[Plain]:
+def _routes(front: Front, unrepeatable: tuple[str, ...]) -> list[Plain]:
     """First match wins: streams, which cannot be repeated once begun; models that must not be; all the rest."""
-    grpc_retries = NOT_TAKEN if front.unrepeatable else f"{NOT_TAKEN},{LOST}"
-    paths = [f"/{version}/models/{name}" for name in front.unrepeatable for version in ("v1", "v2")]
+    grpc_retries = NOT_TAKEN if unrepeatable else f"{NOT_TAKEN},{LOST}"
+    paths = [f"/{version}/models/{name}" for name in unrepeatable for version in ("v1", "v2")]
     return [
         _route(front, {"path": STREAMS}, NOT_TAKEN),
         *(_route(front, {"path": path}, NOT_TAKEN) for path in paths),
@@ -221,6 +237,12 @@ def _local_replies() -> Plain:
     return {
         "mappers": [
             {
+                # The connection was lost with the request: nobody knows whether it was computed, and no moment to
+                # come back is named, which would say that it was not.
+                "filter": {"response_flag_filter": {"flags": ["UC", "UR"]}},
+                "status_code": 502,
+            },
+            {
                 "filter": {
                     "status_code_filter": {
                         "comparison": {
@@ -230,7 +252,7 @@ def _local_replies() -> Plain:
                     }
                 },
                 "headers_to_add": [{"header": {"key": "retry-after", "value": "1"}}],
-            }
+            },
         ],
         "body_format": {
             "json_format": {"error": "no replica answered: %LOCAL_REPLY_BODY% (%RESPONSE_CODE_DETAILS%)"},
@@ -241,7 +263,6 @@ def _local_replies() -> Plain:
 
 def _cluster(front: Front) -> Plain:
     limits = front.limits
-    directory, _, _ = front.endpoints.rpartition("/")
     most = {"priority": "DEFAULT"} | dict.fromkeys(
         ("max_connections", "max_pending_requests", "max_requests", "max_retries"), 1 << 20
     )
@@ -252,10 +273,7 @@ def _cluster(front: Front) -> Plain:
         "lb_policy": "LEAST_REQUEST",
         "eds_cluster_config": {
             "service_name": CLUSTER,
-            "eds_config": {
-                "resource_api_version": "V3",
-                "path_config_source": {"path": front.endpoints, "watched_directory": {"path": directory or "."}},
-            },
+            "eds_config": _watched(front.endpoints),
         },
         # A replica that the supervisor took out is out, whatever its health was.
         "ignore_health_on_host_removal": True,
@@ -312,7 +330,7 @@ def _cluster(front: Front) -> Plain:
 def _tls(front: Front) -> Plain:
     context: Plain = {
         "alpn_protocols": ["h2", "http/1.1"],
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_3" if front.tls13 else "TLSv1_2"},
         "tls_certificates": [{"certificate_chain": {"filename": front.cert}, "private_key": {"filename": front.key}}],
     }
     if front.client_ca is not None:
@@ -324,6 +342,14 @@ def _tls(front: Front) -> Plain:
             "common_tls_context": context,
             "require_client_certificate": front.client_ca is not None,
         },
+    }
+
+
+def _watched(path: str) -> Plain:
+    directory, _, _ = path.rpartition("/")
+    return {
+        "resource_api_version": "V3",
+        "path_config_source": {"path": path, "watched_directory": {"path": directory or "."}},
     }
 
 
