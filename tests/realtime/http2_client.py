@@ -209,11 +209,15 @@ class Http2Client:
         return exchange.reset
 
     def synchronise(self) -> None:
-        """Wait until the server has taken all that was sent before."""
-        seen = len(self.pongs)
-        self.send(frame(PING, 0, 0, MARK))
-        while len(self.pongs) == seen:
-            self.next()
+        """Wait until the server has taken all that was sent before, and what it sends for that has come.
+
+        The answer to a PING may overtake what waited for a window; that to a second one does not.
+        """
+        for _ in range(2):
+            seen = len(self.pongs)
+            self.send(frame(PING, 0, 0, MARK))
+            while len(self.pongs) == seen:
+                self.next()
 
     def end(self) -> int:
         """Wait for the end of the connection. Returns the code of the last GOAWAY, -1 without one."""
