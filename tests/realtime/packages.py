@@ -56,6 +56,17 @@ class Model:
         return {"root": np.sqrt(rows["x"])}
 """
 
+ECHO = """
+class Model:
+    inputs = {"x": ("FP64", [-1, 2])}
+    outputs = {"y": ("FP64", [-1, 2])}
+
+    def predict(self, rows):
+        if (rows["x"][:, 0] < 0).any():
+            raise ValueError("negative")
+        return {"y": rows["x"]}
+"""
+
 TABULAR = """
 import numpy as np
 
@@ -142,6 +153,25 @@ def twice(directory: Path) -> Path:
         (Output(name="twice", datatype="FP32", shape=(-1, 2)),),
     )
     return make(directory / "twice", "onnx", model.SerializeToString(), inputs, outputs, name="twice").directory
+
+
+def echo(directory: Path) -> Path:
+    """An ONNX graph: `y` is `x` (-1, 2), FP64. Quick enough to run on the event loop."""
+    from onnx import TensorProto, helper
+
+    tensors = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, [None, 2]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", tensors[:1], tensors[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    inputs = [Input(name="x", datatype="FP64", shape=(-1, 2))]
+    outputs = [Output(name="y", datatype="FP64", shape=(-1, 2))]
+    return make(directory / "echo", "onnx", model.SerializeToString(), inputs, outputs, name="echo").directory
+
+
+def echo_python(directory: Path) -> Path:
+    """`y` is `x` (-1, 2), FP64; raises where a row's first value is negative."""
+    inputs = [Input(name="x", datatype="FP64", shape=(-1, 2))]
+    outputs = [Output(name="y", datatype="FP64", shape=(-1, 2))]
+    return _write(directory / "echo_python", ECHO, inputs, outputs)
 
 
 def _write(target: Path, source: str, inputs: list[Input], outputs: list[Output], **manifest: Any) -> Path:
