@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test fuzz protos lint format bench size docs lock clean
+.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench size docs lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,9 @@ test: .venv/.dev  ## Run all tests
 
 fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests (make test sends some of them)
 	TIDEMILL_FUZZ=10000 $(BIN)/python -m pytest tests/realtime/test_fuzz.py --timeout 600
+
+isolation: .venv/.dev  ## Ask a server for 10,000,000 marked answers, none of which may be another's (make test asks for some)
+	TIDEMILL_ISOLATION=10000000 $(BIN)/python -m pytest tests/realtime/test_isolation.py
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
