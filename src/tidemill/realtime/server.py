@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,14 +105,14 @@ class Server:
         Raises OSError.
         """
         await self.http.start(self.options.host, self.options.port, sock=sock, seats=seats)
-        if self.options.grpc_port is not None:
-            try:
+        try:
+            if self.options.grpc_port is not None:
                 await self.grpc_http.start(self.options.host, self.options.grpc_port)
-            except OSError:
-                await self.close_ports()
-                raise
+            self._open_management()
+        except OSError:
+            await self.close_ports()
+            raise
         self.security.start()
-        self._open_management()
         if readable_keys(self.options.host, self.options.tls, self.options.auth):
             log.warning("without TLS, keys and tokens can be read on the network", extra={"host": self.options.host})
         log.info("listening", extra={"address": self.address, **self._grpc_address()})
@@ -191,7 +191,7 @@ class Server:
         self._repository.add(router)
         add_tfserving(router, self.service, most)
         add_infer(router, self.service, most)
-        router.add("GET", "/openapi.json", document(lambda: _openapi(endpoints)))
+        router.add("GET", "/openapi.json", document(cache(partial(_openapi, endpoints))))
         self._router = router
 
     def _add_always(self, router: Router) -> None:
@@ -240,7 +240,6 @@ class Server:
         self.models.close()
 
 
-@lru_cache(maxsize=1)
 def _openapi(endpoints: Endpoints) -> bytes:
     """Made when it is first asked for: most servers are swapped more often than read about."""
     return orjson.dumps(openapi(endpoints))
