@@ -17,7 +17,12 @@ from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, inflate
 from tidemill.realtime.head import Head, Refusal
 from tidemill.realtime.http2_headers import block
 from tidemill.realtime.http2_stream import H2Stream
-from tidemill.realtime.inference import TIMEOUT_HEADER, header_timeout
+from tidemill.realtime.inference import (
+    PRIORITY_HEADER,
+    TIMEOUT_HEADER,
+    header_priority,
+    header_timeout,
+)
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, framed
 from tidemill.realtime.protocols.grpc.messages import DecodeError, message
 from tidemill.realtime.protocols.grpc.status import OK_TRAILERS, CallError, GrpcCode, error_trailers, headers_block
@@ -43,7 +48,7 @@ class Wishes:
     those of the answer likewise where the client takes it (`answer_coding`).
     """
 
-    __slots__ = ("answer_coding", "coding", "timeout")
+    __slots__ = ("answer_coding", "coding", "priority", "timeout")
 
     def __init__(self, head: Head) -> None:
         """Raises CallError for what cannot be understood."""
@@ -54,6 +59,7 @@ class Wishes:
             raise CallError(GrpcCode.UNIMPLEMENTED, f"content-type {text!r:.80}: send application/grpc+proto")
         timeouts = [_timeout(fields.get(b"grpc-timeout")), header_timeout(fields.get(TIMEOUT_HEADER))]
         self.timeout = min([t for t in timeouts if t is not None], default=None)
+        self.priority = header_priority(fields.get(PRIORITY_HEADER))
         coding = fields.get(b"grpc-encoding", b"identity").strip()
         if coding not in (b"identity", *CODINGS):
             text = coding.decode("latin-1")
@@ -184,7 +190,8 @@ class Calls:
                 self._wishes.clear()
                 self.plain.clear()
             found = self._wishes[stream.head] = Wishes(stream.head)
-            if found.timeout is None and not found.coding and self._guard is None and not self._log:
+            wished = found.timeout is not None or found.coding or found.priority
+            if not wished and self._guard is None and not self._log:
                 self.plain.add(stream.head)
         return found
 

@@ -10,7 +10,7 @@ from tidemill.errors import InputError, Problem, TidemillError, Unavailable
 from tidemill.prediction.result import Result
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.http2_stream import H2Stream
-from tidemill.realtime.inference import Inference
+from tidemill.realtime.inference import ENTITY_KEY, Inference
 from tidemill.realtime.protocols.grpc.calls import Calls, Wishes
 from tidemill.realtime.protocols.grpc.decode import DecodeError, InferRequest, decode
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, Writer, framed
@@ -86,7 +86,7 @@ class Known:
         self.target = target
         self.plain = plain
         self.need = need
-        self.packed = frame.packed and plain and not frame.marks
+        self.packed = frame.packed and plain and not frame.marks and not frame.asked.priority
         own = frame.asked.timeout
         self.seconds = target.endpoint.timeout if own is None else own
 
@@ -143,7 +143,7 @@ class Targets:
         if split is None:
             self._learn(request, data, target, plain, need)
         else:
-            target = self._target(split.choose(rows))
+            target = self._target(split.choose(rows, stream.header(ENTITY_KEY)))
         return Read(target, rows, asked, plain)
 
     def _current(self) -> Endpoints:
@@ -221,6 +221,7 @@ class Infer:
         else:
             inference = _Asked(found.target.endpoint, stream, found.rows, due, read_at, found.asked.partial)
             inference.asked = found.asked
+        inference.priority = found.asked.priority or wishes.priority
         inference.calls = self._calls
         inference.coding = wishes.answer_coding
         inference.writer = found.target.writer

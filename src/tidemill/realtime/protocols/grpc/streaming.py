@@ -152,7 +152,9 @@ class _Stream:
             return
         timeout = self._wishes.timeout
         left = None if timeout is None else self._stream.received_at + timeout - received_at
-        _Inference(message, found, found.due(received_at, left), read_at).begin()
+        inference = _Inference(message, found, found.due(received_at, left), read_at)
+        inference.priority = found.asked.priority or self._wishes.priority
+        inference.begin()
 
     def _decode(self, data: bytes) -> InferRequest:
         try:
