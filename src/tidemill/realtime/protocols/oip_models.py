@@ -55,7 +55,7 @@ def add_models(router: Router, service: Service) -> None:
         versions = endpoints.versions(name)
         known = [one.version for one in versions]
         about = {one: document(metadata(one, known)) for one in versions}
-        configurations = {one: document(orjson.dumps(configuration(one))) for one in versions}
+        configurations = {one: document(_configuration_of(one)) for one in versions}
         for written, one in endpoints.paths(name):
             path = f"/v2/models/{written}"
             router.add("GET", path, about[one])
@@ -100,8 +100,11 @@ def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
 
 
 def configuration(endpoint: Endpoint) -> dict[str, Any]:
-    """Triton's ModelConfig as JSON. With `max_batch_size` above 0 the first axis is left out of `dims`."""
-    manifest = endpoint.manifest
+    """Triton's ModelConfig as JSON. With `max_batch_size` above 0 the first axis is left out of `dims`. `parameters`
+    tell where calls run and how large they may be now, which it has no field for.
+    """
+    manifest, batched = endpoint.manifest, endpoint.batched
+    limits = batched.limits
     platform, backend = PLATFORMS[manifest.runtime.name]
 
     def tensor(one: Input | Output) -> dict[str, Any]:
@@ -118,8 +121,19 @@ def configuration(endpoint: Endpoint) -> dict[str, Any]:
         "max_batch_size": endpoint.limits.max_rows,
         "input": [tensor(i) for i in manifest.inputs],
         "output": [tensor(o) for o in manifest.outputs],
-        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+        "instance_group": [{"kind": "KIND_CPU", "count": batched.workers}],
+        "dynamic_batching": {
+            "preferred_batch_size": list(limits.preferred_rows),
+            "max_queue_delay_microseconds": round(limits.max_delay * 1e6),
+            "priority_levels": limits.priority_levels,
+            "default_priority_level": limits.default_priority,
+        },
+        "parameters": {name: {"string_value": f"{value:.6g}"} for name, value in batched.facts.items()},
     }
+
+
+def _configuration_of(endpoint: Endpoint) -> Callable[[], bytes]:
+    return lambda: orjson.dumps(configuration(endpoint))
 
 
 def _stats_of(endpoints: list[Endpoint]) -> Callable[[], bytes]:
