@@ -192,7 +192,7 @@ class Counts(RuleBasedStateMachine):
 
     @rule()
     def clear(self) -> None:
-        assert sorted(map(id, self.queue.clear())) == sorted(map(id, self.waiting))
+        assert sorted(map(id, self.queue.close())) == sorted(map(id, self.waiting))
         self.waiting = []
 
     @invariant()

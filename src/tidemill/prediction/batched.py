@@ -401,9 +401,15 @@ class Batched:
             if timer is not None:
                 timer.cancel()
         self._budget.leave(self._share)
-        waiting = [*self._queue.clear(), *self._running.callers]
+        # Its parts call it back; after this nothing holds the model but who still uses it.
+        self._share.wake = _nothing
+        waiting = [*self._queue.close(), *self._running.callers]
         self._fail(waiting, Unavailable("the server stopped before this was answered", reason="stopped"))
         self._workers.close()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _shown(error: Exception) -> TidemillError:

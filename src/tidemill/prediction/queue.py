@@ -134,12 +134,13 @@ class Queue:
         self._soonest = min([call.deadline for call in self if call.deadline > now], default=math.inf)
         return late
 
-    def clear(self) -> list[Call]:
-        """Everything that waited; nothing does any more."""
+    def close(self) -> list[Call]:
+        """Everything that waited; nothing does any more, and whoever the queue was for is let go."""
         self._sort()
         calls = list(self)
         for call in calls:
             self._uncount(self.lane(call.priority), call)
+        self._most = _nothing
         return calls
 
     # -- room ----------------------------------------------------------------------------------------------
@@ -308,3 +309,7 @@ class Queue:
             self._places += 1
             self._soonest = min(self._soonest, call.deadline)
         self._arrivals.clear()
+
+
+def _nothing(_: Call) -> int:
+    return 0

@@ -19,7 +19,7 @@ from tidemill.realtime.models.versions import natural
 __all__ = ["Failures", "Model", "problems_of", "shadowed", "split_of"]
 
 Failures = dict[tuple[str, str], TidemillError]
-"""By model and version (or alias): why it is not served as desired."""
+"""By model and version: why it is not served as desired; without a version, what its aliases or options cannot be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,29 +36,29 @@ class Model:
 
 def problems_of(
     manifests: Sequence[Manifest], aliases: Mapping[str, str], options: EndpointOptions
-) -> Iterator[tuple[str, str]]:
-    """(version or alias, what is wrong) of aliases and options that these versions of a model cannot bear."""
+) -> Iterator[str]:
+    """What is wrong with aliases and options for these versions of a model, each with its path."""
     versions = {one.version: one for one in manifests}
     known = ", ".join(versions)
     for alias, version in aliases.items():
         if alias in versions:
-            yield alias, f"aliases.{alias}: {alias!r} is a version itself; call the alias something else"
+            yield f"aliases.{alias}: {alias!r} is a version itself; call the alias something else"
         elif version not in versions:
-            yield alias, f"aliases.{alias}: there is no version {version!r}; expected one of {known}"
+            yield f"aliases.{alias}: there is no version {version!r}; expected one of {known}"
     named = {"default": [options.default] if options.default else []}
     named["split.weights"] = list(options.split.weights) if options.split else []
     named["shadow.version"] = [options.shadow.version] if options.shadow else []
     for field, refs in named.items():
         for ref in refs:
             if ref not in versions and aliases.get(ref) not in versions:
-                yield ref, f"{field}: there is no version or alias {ref!r}; expected one of {known}"
+                yield f"{field}: there is no version or alias {ref!r}; expected one of {known}"
             elif field != "default":
                 other = versions.get(ref) or versions[aliases[ref]]
                 apart = difference(manifests[0], other)
                 if apart:
-                    yield ref, f"{field}: versions that answer the same calls need the same interface: {apart}"
+                    yield f"{field}: versions that answer the same calls need the same interface: {apart}"
     if options.split and not any(options.split.weights.values()):
-        yield "", "split.weights: at least one must be above 0"
+        yield "split.weights: at least one must be above 0"
 
 
 def split_of(

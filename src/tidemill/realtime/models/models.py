@@ -91,10 +91,12 @@ class Models:
                     failures[name, one.version] = found
         if not failures:
             manifests = [self._held[one].live.package.manifest for one in wanted]
-            failures = {(name, ref): ConfigError(text) for ref, text in problems_of(manifests, aliases, options)}
+            problems = list(problems_of(manifests, aliases, options))
+            if problems:
+                failures[name, ""] = ConfigError([f"{name}: {problem}" for problem in problems])
         if failures:
-            for (_, ref), error in failures.items():
-                log.error("not served", extra={"model": name, "version": ref, "reason": str(error)})
+            for (_, version), error in failures.items():
+                log.error("not served", extra={"model": name, "version": version, "reason": str(error)})
             return old, failures
         endpoints = tuple(self._endpoint(one, options, old) for one in wanted)
         split = split_of(name, endpoints, aliases, options)

@@ -150,6 +150,7 @@ def _same(a: Array, b: Array, tolerance: float) -> bool:
     near = (a == b) | (np.isnan(a) & np.isnan(b))
     if tolerance and not near.all():
         finite = np.isfinite(a) & np.isfinite(b)
-        off = np.abs(np.subtract(a, b, dtype=np.float64), where=finite, out=np.full(a.shape, np.inf))
-        near |= off <= tolerance
+        off = np.full(a.shape, np.inf)
+        np.subtract(a, b, out=off, where=finite, dtype=np.float64)
+        near |= np.abs(off) <= tolerance
     return bool(near.all())
