@@ -17,6 +17,7 @@ TidemillError
 │   ├── Overloaded         the queue is full, or the deadline cannot be met
 │   └── Unavailable        starting, draining or broken
 ├── Late                   taken, but not answered in time
+├── Disconnected           a client lost the connection before the answer
 ├── ModelError             the model itself failed
 └── RunError               a batch run that cannot go on
     ├── SourceError        an input that cannot be read as planned
@@ -33,6 +34,7 @@ from typing import Any
 __all__ = [
     "BudgetExceeded",
     "ConfigError",
+    "Disconnected",
     "Forbidden",
     "InputError",
     "IntegrityError",
@@ -263,6 +265,14 @@ class Late(TidemillError):
     code = "late"
     status = 504
     grpc = "DEADLINE_EXCEEDED"
+
+
+class Disconnected(TidemillError):
+    """A client lost the connection before the answer; nobody knows whether it was computed."""
+
+    code = "disconnected"
+    status = 502
+    grpc = "UNAVAILABLE"
 
 
 class ModelError(TidemillError):

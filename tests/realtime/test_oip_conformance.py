@@ -90,6 +90,7 @@ CASES = [
                 {"name": "twice", "datatype": "FP32", "shape": [-1, 3]},
                 {"name": "first", "datatype": "BYTES", "shape": [-1]},
             ],
+            "parameters": {"repeatable": True},
         },
     ),
     Case(

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from tidemill.model.manifest import Manifest
 from tidemill.model.signature import Input, Output
 from tidemill.realtime.endpoint import Endpoint
 from tidemill.realtime.request import Handler, Request
@@ -54,7 +55,7 @@ def add_models(router: Router, service: Service) -> None:
     for name in endpoints.names:
         versions = endpoints.versions(name)
         known = [one.version for one in versions]
-        about = {one: document(metadata(one, known)) for one in versions}
+        about = {one: document(metadata(one.manifest, known)) for one in versions}
         configurations = {one: document(_configuration_of(one)) for one in versions}
         for written, one in endpoints.paths(name):
             path = f"/v2/models/{written}"
@@ -74,11 +75,10 @@ def _model_ready(service: Service, endpoint: Endpoint) -> Handler:
     return ready
 
 
-def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
+def metadata(manifest: Manifest, versions: list[str]) -> bytes:
     """The model metadata object. `parameters` tell what the protocol has no field for: the names of a matrix's columns
-    (a JSON array), that BYTES are no text, and that a call must not be made twice.
+    (a JSON array), that BYTES are no text, whether a call may be made twice.
     """
-    manifest = endpoint.manifest
 
     def tensor(one: Input | Output) -> dict[str, Any]:
         told: dict[str, Any] = {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
@@ -89,12 +89,12 @@ def metadata(endpoint: Endpoint, versions: list[str]) -> bytes:
 
     return orjson.dumps(
         {
-            "name": endpoint.name,
+            "name": manifest.name,
             "versions": versions,
             "platform": PLATFORMS[manifest.runtime.name][0],
             "inputs": [tensor(i) for i in manifest.inputs],
             "outputs": [tensor(o) for o in manifest.outputs],
-            **({} if manifest.repeatable else {"parameters": {"repeatable": False}}),
+            "parameters": {"repeatable": manifest.repeatable},
         }
     )
 

@@ -79,7 +79,7 @@ class Models:
     def _metadata(self, asked: Any) -> dict[str, Any]:
         found = self._find(asked)
         versions = [one.version for one in self._service.endpoints.versions(found.name)]
-        told: dict[str, Any] = orjson.loads(metadata(found, versions))
+        told: dict[str, Any] = orjson.loads(metadata(found.manifest, versions))
         return told
 
     def _statistics(self, asked: Any) -> dict[str, Any]:
