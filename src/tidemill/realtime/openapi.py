@@ -64,7 +64,19 @@ def openapi(endpoints: Endpoints) -> Schema:
                     "in": "header",
                     "description": "The answer is due so many milliseconds after the request; late is 504.",
                     "schema": {"type": "number", "exclusiveMinimum": 0},
-                }
+                },
+                "Priority": {
+                    "name": "x-request-priority",
+                    "in": "header",
+                    "description": "1 is the highest; 0, or none, the default.",
+                    "schema": {"type": "integer", "minimum": 0},
+                },
+                "Timing": {
+                    "name": "x-request-timing",
+                    "in": "header",
+                    "description": "1: the answer's Server-Timing header tells where its time went.",
+                    "schema": {"enum": ["0", "1"]},
+                },
             },
         },
     }
@@ -165,8 +177,10 @@ def _request(one: Endpoint, records: Schema) -> Schema:
         "type": "object",
         "properties": {
             "timeout": {**COUNT, "maximum": 2**63 - 1, "description": "Microseconds until the answer is due; 0: none."},
+            "priority": {**COUNT, "description": "1 is the highest; 0: the default."},
             "on_bad_row": {"enum": ["reject", "partial"], "default": "reject"},
             "binary_data_output": {"type": "boolean", "default": False},
+            "timing": {"type": "boolean", "description": "The answer's parameters tell where its time went, in ns."},
         },
     }
     wanted = _object(name={"enum": [o.name for o in one.manifest.outputs]})
@@ -304,7 +318,7 @@ def _post(summary: str, request: str, response: str, example: Schema | None) -> 
         answers[str(status)] = _refusal(status)
     return {
         "summary": summary,
-        "parameters": [{"$ref": "#/components/parameters/Timeout"}],
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in ("Timeout", "Priority", "Timing")],
         "requestBody": {"required": True, "content": {"application/json": asked}},
         "responses": answers,
     }

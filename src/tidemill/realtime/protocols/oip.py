@@ -20,6 +20,7 @@ from tidemill.realtime.protocols.oip_response import Writer
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router
 from tidemill.realtime.service import Service
+from tidemill.realtime.timing import server_timing, timing_parameters, wants_timing
 from tidemill.rows import Rows
 
 __all__ = ["Infer", "add_infer"]
@@ -69,6 +70,7 @@ class Infer:
                 inference.writer = one.writer
                 inference.id = id_
                 if not request.bare:
+                    inference.timed = wants_timing(request)
                     inference.priority = header_priority(request.header(PRIORITY_HEADER))
             else:
                 rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
@@ -76,6 +78,7 @@ class Infer:
                 endpoint = one._endpoint
                 due = deadline_of(endpoint, request, asked.timeout)
                 inference = _Asked(endpoint, request, rows, due, read, one.writer, asked)
+                inference.timed = wants_timing(request)
                 inference.priority = asked.priority or header_priority(request.header(PRIORITY_HEADER))
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
@@ -87,9 +90,10 @@ class Infer:
 class _Plain(HttpInference):
     """All outputs as JSON, to a client that asked for nothing else but perhaps for compression."""
 
-    __slots__ = ("id", "writer")
+    __slots__ = ("id", "timed", "writer")
 
     id: str | None
+    timed: bool
     writer: Writer
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
@@ -97,17 +101,24 @@ class _Plain(HttpInference):
         if self.id is not None:
             body = self.writer.with_id(body, self.id)
         encoded = monotonic()
-        if self.request.bare or len(body) < WORTH_COMPRESSING:
-            self.request.reply(200, body)
+        request = self.request
+        if request.bare:
+            request.reply(200, body)
+        elif self.timed:
+            reply_encoded(request, [body], headers=(server_timing(self, encoded),))
+        elif len(body) < WORTH_COMPRESSING:
+            request.reply(200, body)
         else:
-            reply_encoded(self.request, [body])
+            reply_encoded(request, [body])
         return encoded
 
 
 class _Asked(HttpInference):
     """An answer as the request asked for it."""
 
-    __slots__ = ("asked", "writer")
+    __slots__ = ("asked", "timed", "writer")
+
+    timed: bool
 
     def __init__(
         self,
@@ -126,13 +137,17 @@ class _Asked(HttpInference):
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         asked = self.asked
         told = problems if asked.partial else None
-        parts, json_size = self.writer.write(result, start, stop, asked.outputs, asked.id, told)
+        parts, json_size = self.writer.write(result, start, stop, asked.outputs, asked.id, told, self._timing)
         encoded = monotonic()
+        headers = (server_timing(self, encoded),) if self.timed else ()
         if json_size is None:
-            reply_encoded(self.request, parts)
+            reply_encoded(self.request, parts, headers=headers)
         else:
-            reply_encoded(self.request, parts, BINARY, ((JSON_SIZE, b"%d" % json_size),))
+            reply_encoded(self.request, parts, BINARY, ((JSON_SIZE, b"%d" % json_size), *headers))
         return encoded
+
+    def _timing(self) -> dict[str, int]:
+        return timing_parameters(self, monotonic()) if self.asked.timing else {}
 
 
 def _is_json(request: Request) -> bool:

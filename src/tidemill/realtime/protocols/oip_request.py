@@ -33,7 +33,7 @@ INT64_MAX = (1 << 63) - 1
 @dataclass(slots=True)
 class Asked:
     """What a request asks of its answer. `outputs` are (name, as binary) pairs; `timeout` is in seconds; `priority` is
-    1 for the highest, 0 for the default.
+    1 for the highest, 0 for the default; with `timing` the answer tells where its time went.
     """
 
     id: str | None
@@ -41,6 +41,7 @@ class Asked:
     partial: bool
     timeout: float | None
     priority: int = 0
+    timing: bool = False
 
 
 class Reader:
@@ -167,7 +168,8 @@ class Reader:
         parameters = parameters_of(doc, "the request")
         all_binary = _flag(parameters, "binary_data_output", "the request")
         wanted = self._wanted(doc.get("outputs"), all_binary)
-        return Asked(id_, wanted, on_bad_row(parameters), _timeout(parameters), _priority(parameters))
+        timing = _flag(parameters, "timing", "the request")
+        return Asked(id_, wanted, on_bad_row(parameters), _timeout(parameters), _priority(parameters), timing)
 
     def _wanted(self, outputs: Any, binary: bool) -> list[tuple[str, bool]]:
         if outputs is None or outputs == []:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 
 import orjson
@@ -62,11 +62,13 @@ class Writer:
         outputs: Sequence[tuple[str, bool]],
         id_: str | None,
         problems: Sequence[Problem] | None = None,
+        timing: Callable[[], dict[str, int]] | None = None,
     ) -> tuple[list[bytes], int | None]:
         """The body, and the size of its JSON where binary tensors follow it.
 
         `problems` (None: those were not asked for) name rows, counted from `start`, whose cells are null in JSON
-        and fillers in binary tensors; they are told in the answer's parameters.
+        and fillers in binary tensors; they are told in the answer's parameters, and so is what `timing` gives
+        once the outputs are encoded.
         """
         bad = {p.row for p in problems or ()}
         described: list[bytes] = []
@@ -87,8 +89,11 @@ class Writer:
         parts = [self._open]
         if id_ is not None:
             parts.append(b',"id":' + orjson.dumps(id_))
-        if problems is not None:
-            parts.append(b',"parameters":' + orjson.dumps(row_errors(problems)))
+        parameters = {} if problems is None else row_errors(problems)
+        if timing is not None:
+            parameters |= timing()
+        if parameters:
+            parts.append(b',"parameters":' + orjson.dumps(parameters))
         parts.append(b',"outputs":[%b]}' % b",".join(described))
         header = b"".join(parts)
         return [header, *tensors], len(header) if tensors else None

@@ -28,6 +28,7 @@ from tidemill.realtime.protocols.oip_response import row_errors
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service
+from tidemill.realtime.timing import server_timing, wants_timing
 from tidemill.rows import Rows
 
 __all__ = ["add_tfserving"]
@@ -81,6 +82,7 @@ class Predict:
                 endpoint = self._split.choose(rows, request.header(ENTITY_KEY))
             inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
             inference.by_row = by_row
+            inference.timed = wants_timing(request)
             inference.priority = header_priority(request.header(PRIORITY_HEADER))
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
@@ -134,9 +136,10 @@ class Predict:
 
 
 class _Prediction(HttpInference):
-    __slots__ = ("by_row",)
+    __slots__ = ("by_row", "timed")
 
     by_row: bool
+    timed: bool
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         bad = {p.row for p in problems}
@@ -153,7 +156,7 @@ class _Prediction(HttpInference):
         else:
             body += b"}"
         encoded = monotonic()
-        reply_encoded(self.request, [body])
+        reply_encoded(self.request, [body], headers=(server_timing(self, encoded),) if self.timed else ())
         return encoded
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 
 import orjson
@@ -30,7 +30,7 @@ def framed(body: bytes) -> bytes:
     return b"\0%b%b" % (len(body).to_bytes(4, "big"), body)
 
 
-def parameters(number: int, values: dict[str, bool | int | str]) -> bytes:
+def parameters(number: int, values: Mapping[str, bool | int | str]) -> bytes:
     """A map field of InferParameter, by its field number."""
     parts = []
     for key, value in values.items():

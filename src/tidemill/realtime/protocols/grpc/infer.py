@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from tidemill.errors import InputError, Problem, TidemillError, Unavailable
 from tidemill.prediction.result import Result
@@ -13,12 +14,13 @@ from tidemill.realtime.http2_stream import H2Stream
 from tidemill.realtime.inference import ENTITY_KEY, Inference
 from tidemill.realtime.protocols.grpc.calls import Calls, Wishes
 from tidemill.realtime.protocols.grpc.decode import DecodeError, InferRequest, decode
-from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, Writer, framed
+from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, Writer, framed, parameters
 from tidemill.realtime.protocols.grpc.read import Frame, InferReader
 from tidemill.realtime.protocols.grpc.status import CallError, GrpcCode
 from tidemill.realtime.protocols.oip_request import Asked
 from tidemill.realtime.security.scopes import Need
 from tidemill.realtime.service import Service, State
+from tidemill.realtime.timing import timing_parameters
 from tidemill.rows import Rows
 
 __all__ = ["Infer", "Invalid", "Read", "Targets", "answer"]
@@ -40,7 +42,8 @@ class Target:
 
     def plain(self, asked: Asked) -> bool:
         """Whether all outputs are wanted and nothing else."""
-        return asked.id is None and not asked.partial and [name for name, _ in asked.outputs] == self.names
+        names = [name for name, _ in asked.outputs]
+        return asked.id is None and not asked.partial and not asked.timing and names == self.names
 
 
 class Read:
@@ -259,13 +262,14 @@ class _Asked(_Plain):
     asked: Asked
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
-        data = framed(answer(self.writer, self.asked, result, start, stop, problems))
+        data = framed(answer(self, self.writer, self.asked, result, start, stop, problems))
         encoded = monotonic()
         self.calls.reply(self.request, self.coding, data)
         return encoded
 
 
 def answer(
+    call: Inference[Any],
     writer: Writer,
     asked: Asked,
     result: Result,
@@ -276,4 +280,6 @@ def answer(
 ) -> bytes:
     """The message that a request asked for, unframed; `more` are fields of it that are ready."""
     names = [name for name, _ in asked.outputs]
-    return writer.write(result, start, stop, names, asked.id, problems if asked.partial else None, more)
+    data = writer.write(result, start, stop, names, asked.id, problems if asked.partial else None, more)
+    # Entries of a map may stand anywhere in the message.
+    return data + parameters(4, timing_parameters(call, monotonic())) if asked.timing else data

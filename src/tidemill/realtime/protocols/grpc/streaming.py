@@ -257,7 +257,7 @@ class _Inference(Inference[_Message]):
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         found = self.found
-        response = answer(found.target.writer, found.asked, result, start, stop, problems, FINAL)
+        response = answer(self, found.target.writer, found.asked, result, start, stop, problems, FINAL)
         data = field(2, response)
         encoded_at = monotonic()
         self.request.stream.answered(self.request, data)
