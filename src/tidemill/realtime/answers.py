@@ -10,7 +10,7 @@ from tidemill.errors import Refused, TidemillError, Unauthenticated
 from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, inflate, preferred_encoding
 from tidemill.realtime.request import JSON, Header, Request
 
-__all__ = ["body_of", "reply_encoded", "reply_error"]
+__all__ = ["body_of", "error_headers", "reply_encoded", "reply_error"]
 
 
 def body_of(request: Request, most: int) -> bytes:
@@ -34,14 +34,18 @@ def reply_encoded(
 
 
 def reply_error(request: Request, error: TidemillError) -> None:
-    """Answer with `{"error": text}` and the error's own status; a refusal also says when to come back."""
-    headers: tuple[Header, ...] = ()
+    """Answer with `{"error": text}` and the error's own status and headers."""
+    request.reply(error.status, orjson.dumps({"error": str(error)}), headers=error_headers(error))
+
+
+def error_headers(error: TidemillError) -> tuple[Header, ...]:
+    """What an error's answer says besides its text: a refusal when to come back, who is not known what would be."""
     if isinstance(error, Unauthenticated):
-        headers = ((b"www-authenticate", error.challenge.encode()),)
-    elif isinstance(error, Refused):
-        wait = max(0.0, error.retry_after)
-        headers = (
-            (b"retry-after", b"%d" % max(1, math.ceil(wait))),
-            (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1e3))),
-        )
-    request.reply(error.status, orjson.dumps({"error": str(error)}), headers=headers)
+        return ((b"www-authenticate", error.challenge.encode()),)
+    if not isinstance(error, Refused):
+        return ()
+    wait = max(0.0, error.retry_after)
+    return (
+        (b"retry-after", b"%d" % max(1, math.ceil(wait))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(wait * 1e3))),
+    )

@@ -24,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidemill.observability.exposition import render
 from tidemill.observability.recorder import Recorder
+from tidemill.realtime.security.gate import Gate
+from tidemill.realtime.security.options import AuthOptions
 
 __all__ = ["Management"]
 
@@ -40,6 +42,7 @@ class Management:
 
     `port` 0 takes any free one. `source` is where the counters are: a directory of several processes, or the recorder
     of this one. `models` and `replicas` give what is to be told as JSON; without `replicas` there is no such page.
+    With `auth` callers are asked for as on the data port.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Management:
         ready: Callable[[], bool],
         models: Callable[[], Any],
         replicas: Callable[[], Any] | None = None,
+        auth: AuthOptions | None = None,
     ) -> None:
+        """Raises ConfigError for a file of keys that is not right, MissingExtra."""
         self._host = host
         self.port = port
         self._source = source
@@ -59,6 +64,7 @@ class Management:
         if replicas is not None:
             pages["/replicas"] = replicas
         self._pages = pages
+        self._asgi: Any = self._app() if auth is None else Gate(self._app(), auth)
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -69,7 +75,7 @@ class Management:
         listener = socket.create_server((host, self.port), family=family)
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._app(),
+            self._asgi,
             loop="asyncio",
             http=_Hurried,
             ws="none",

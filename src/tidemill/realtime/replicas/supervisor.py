@@ -99,6 +99,7 @@ class Supervisor:
             lambda: bool(fleet.of(Phase.READY)) and not fleet.stopping,
             lambda: [{"name": one.name, "version": one.version, "ready": True} for one in fleet.states()],
             fleet.told,
+            self._options.auth,
         )
         management.start()
         return management
