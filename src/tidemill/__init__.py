@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tidemill import errors
     from tidemill.api import Model, Prediction, load, package, score, serve
+    from tidemill.client import AsyncClient, Client
     from tidemill.errors import Problem, RowsRejected, TidemillError
     from tidemill.rows import Rows
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Model",
     "Prediction",
     "Problem",
@@ -32,6 +35,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = dict.fromkeys(("Model", "Prediction", "load", "package", "score", "serve"), "tidemill.api") | {
+    "AsyncClient": "tidemill.client",
+    "Client": "tidemill.client",
     "Problem": "tidemill.errors",
     "Rows": "tidemill.rows",
     "RowsRejected": "tidemill.errors",
