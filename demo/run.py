@@ -158,7 +158,7 @@ def summary(served: dict[str, float], report: dict[str, Any], applicant: dict[st
         ("requests", f"{served['rate']:,.0f}/s from one Python client on one connection"),
         ("latency", f"p50 {served['p50']:.2f} ms, p99 {served['p99']:.2f} ms, the client's own time included"),
         ("batch", f"{report['rows_per_second']:,.0f} rows/s, {report['peak_rss_bytes'] / 1e6:,.0f} MB at most"),
-        ("agreement", f"{VERIFIED:,} rows, a tenth of them bad: in-process, batch, REST JSON and REST binary agree"),
+        ("agreement", f"{VERIFIED:,} rows, a tenth of them bad: in-process, batch, both REST forms and gRPC agree"),
         ("in all", f"{seconds:.0f} s on {os.cpu_count()} cores, installation not included"),
     ):
         print(f"{name:<12}{value}")

@@ -19,7 +19,7 @@ from tidemill.model.package import Package
 from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
 
-MODES = ["in-process", "batch", "REST JSON", "REST binary"]
+MODES = ["in-process", "batch", "REST JSON", "REST binary", "gRPC"]
 REAL = [models.onnx_trees, models.onnx_network, models.sklearn_pipeline, models.skops_pipeline, models.python_model]
 
 
@@ -48,7 +48,8 @@ def test_a_model_whose_answers_depend_on_the_call_is_caught(tmp_path: Path) -> N
     )
     found = verify(package.directory, rows=200)
     assert not found.agrees
-    assert [m.mode for m in found.modes if not m.agrees] == MODES[1:]
+    # A server may happen to merge all requests into one call, and then gives the answers of one.
+    assert {"batch"} <= {m.mode for m in found.modes if not m.agrees} <= set(MODES[1:])
     batch = found.modes[1]
     assert batch.equal < batch.rows
     assert batch.largest > 0

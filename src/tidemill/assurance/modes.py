@@ -1,4 +1,4 @@
-"""The same rows through each mode: in process, batch, REST JSON and REST binary. Every mode gives `Answers`."""
+"""The same rows through each mode: in process, batch, REST as JSON and binary, gRPC. Every mode gives `Answers`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +16,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from tidemill.assurance.grpc_client import GrpcClient, infer_request, infer_response
 from tidemill.assurance.oip import Client, binary_body, json_body, read_response
 from tidemill.assurance.tables import read_outputs, to_table
 from tidemill.batch import ScoreOptions, score
-from tidemill.errors import Problem, Unavailable
+from tidemill.errors import ModelError, Problem, Unavailable
 from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import Result
 from tidemill.rows import Array, Rows
 
-__all__ = ["Answers", "batch", "in_process", "rest", "serving"]
+__all__ = ["Answers", "batch", "grpc", "in_process", "rest", "serving"]
 
 START_SECONDS = 120.0
 # Requests of several sizes from several connections: the server merges them as it likes.
 SIZES = (1, 3, 17, 64, 200)
 CONNECTIONS = 4
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +76,47 @@ def batch(live: Live, rows: Rows) -> Answers:
 def rest(live: Live, rows: Rows, address: tuple[str, int], *, binary: bool) -> Answers:
     """Requests of several sizes over several connections to a server that is running."""
     manifest = live.package.manifest
-    sizes = SIZES if live.divisible else (rows.n,)
-    pieces = list(_pieces(rows.n, sizes))
-    clients = [Client(*address) for _ in range(CONNECTIONS)]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(Client(*address))) for _ in range(CONNECTIONS)]
 
-    def ask(lane: int) -> list[tuple[int, Result]]:
+        def ask(lane: int, part: Rows) -> tuple[dict[str, Any], bytes]:
+            body, size = binary_body(manifest.inputs, part) if binary else (json_body(manifest.inputs, part), None)
+            return clients[lane].infer(manifest.name, body, size)
+
+        return _asked(live, rows, ask)
+
+
+def grpc(live: Live, rows: Rows, address: tuple[str, int]) -> Answers:
+    """The same as gRPC calls with raw tensors."""
+    manifest = live.package.manifest
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(GrpcClient(*address))) for _ in range(CONNECTIONS)]
+
+        def ask(lane: int, part: Rows) -> tuple[dict[str, Any], bytes]:
+            answer = clients[lane].call(INFER, [infer_request(manifest.name, manifest.inputs, part)])
+            if answer.status != 0:
+                raise ModelError(f"gRPC status {answer.status}: {answer.text}")
+            return infer_response(answer.messages[0])
+
+        return _asked(live, rows, ask)
+
+
+def _asked(live: Live, rows: Rows, ask: Callable[[int, Rows], tuple[dict[str, Any], bytes]]) -> Answers:
+    """The answers to pieces of the rows, asked for on several lanes at a time: a response and what follows it."""
+    manifest = live.package.manifest
+    pieces = list(_pieces(rows.n, SIZES if live.divisible else (rows.n,)))
+
+    def work(lane: int) -> list[tuple[int, Result]]:
         found = []
         for start, stop in pieces[lane::CONNECTIONS]:
-            part = rows.slice(start, stop)
-            body, size = binary_body(manifest.inputs, part) if binary else (json_body(manifest.inputs, part), None)
-            response, rest = clients[lane].infer(manifest.name, body, size)
+            response, rest = ask(lane, rows.slice(start, stop))
             outputs = Rows(read_response(manifest.outputs, response, rest), stop - start)
             found.append((start, Result(outputs, _problems(response))))
         return found
 
     started = time.perf_counter()
-    try:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            found = sorted((r for lane in pool.map(ask, range(CONNECTIONS)) for r in lane), key=lambda r: r[0])
-    finally:
-        for client in clients:
-            client.close()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        found = sorted((r for lane in pool.map(work, range(CONNECTIONS)) for r in lane), key=lambda r: r[0])
     seconds = time.perf_counter() - started
     problems = [p.at(p.row + start) for start, result in found for p in result.problems]
     outputs = _joined(manifest.outputs, [(np.arange(s, s + r.n), r.outputs.columns) for s, r in found], rows.n)

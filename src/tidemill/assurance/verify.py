@@ -85,6 +85,7 @@ def verify(package: str | os.PathLike[str], source: str | None = None, rows: int
         found = modes.rest(live, asked, address, binary=False)
         reports.append(_report("REST JSON", outputs, expected, found, over_json=True))
         reports.append(_report("REST binary", outputs, expected, modes.rest(live, asked, address, binary=True)))
+        reports.append(_report("gRPC", outputs, expected, modes.grpc(live, asked, address)))
     return Verification(tuple(reports), asked.n, bad, origin)
 
 
