@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-__all__ = ["JsonFormatter", "log_to_stderr"]
+__all__ = ["JsonFormatter", "Sparing", "log_to_stderr"]
+
+BURST = 20
+PERIOD = 10.0
+KINDS = 1024
 
 # What every record has; whatever else is on one was given as `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -31,10 +37,42 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
+class Sparing(logging.Filter):
+    """Lets at most `BURST` warnings or errors of one kind pass in `PERIOD` seconds.
+
+    One kind is one message of one logger, before its arguments; the next line of it tells how many were `left_out`.
+    What floods a log hides what matters, and holds up whoever writes it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[tuple[str, str], list[float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        now = self._clock()
+        if len(self._kinds) > KINDS:
+            self._kinds.clear()
+        # When its period began, how many passed in it, how many did not.
+        kind = self._kinds.setdefault((record.name, str(record.msg)), [now, 0, 0])
+        if now - kind[0] >= PERIOD:
+            if kind[2]:
+                record.left_out = int(kind[2])
+            kind[:] = now, 0, 0
+        if kind[1] >= BURST:
+            kind[2] += 1
+            return False
+        kind[1] += 1
+        return True
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Write the whole process's logs and warnings as JSON lines to stderr, in place of what was set up before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(Sparing())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from time import monotonic
 
+from tidemill.realtime.head import ID_BYTES, REQUEST_ID
 from tidemill.realtime.request import JSON, Handler, Header, Request
 
 __all__ = ["logged"]
@@ -83,9 +84,12 @@ class _Logged(Request):
 
     def _write(self, status: int) -> None:
         self._inner.on_gone = None
+        request_id = self.header(REQUEST_ID)
         log.info(
             "request",
             extra={
+                **({} if request_id is None else {"id": request_id[:ID_BYTES].decode("latin-1")}),
+                **({"caller": self.caller} if self.caller else {}),
                 "method": self.method,
                 "path": self.path,
                 "status": status,

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.request import Header
 
-__all__ = ["METHODS", "REFUSED", "Head", "Refusal", "join_repeated", "read_head"]
+__all__ = ["ID_BYTES", "METHODS", "REFUSED", "REQUEST_ID", "Head", "Refusal", "join_repeated", "read_head"]
 
 SLASH, PERCENT, HASH = b"/%#"
 # Headers that leave a request and its answer as they are.
@@ -28,6 +28,10 @@ BARE = frozenset(
 METHODS = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 
 
+REQUEST_ID = b"x-request-id"
+ID_BYTES = 128
+
+
 class Refusal(Exception):
     """A request that is answered with an error by the data plane itself; the connection closes after it."""
 
@@ -41,6 +45,7 @@ class Head:
 
     __slots__ = (
         "bare",
+        "echo",
         "expects",
         "fields",
         "headers",
@@ -83,10 +88,19 @@ class Head:
         self.expects = http11 and b"expect" in fields
         self.upgrade = upgrade
         self.bare = fields.keys() <= BARE
-        # Most requests: their answer needs no Connection header and has a body.
-        self.plain = http11 and keep_alive and method != "HEAD"
+        # What the answer repeats.
+        self.echo: tuple[Header, ...] = ()
+        if REQUEST_ID in fields and _is_id(fields[REQUEST_ID]):
+            self.echo = ((REQUEST_ID, fields[REQUEST_ID]),)
+        # Most requests: their answer needs no header of its own and has a body.
+        self.plain = http11 and keep_alive and method != "HEAD" and not self.echo
         # Heads after which more is needed than so many bytes of body.
         self.special = not keep_alive or upgrade or b"transfer-encoding" in fields or self.expects
+
+
+def _is_id(value: bytes) -> bool:
+    """Whether a client's id of its request may go into an answer and a log: visible ASCII of a decent length."""
+    return 0 < len(value) <= ID_BYTES and min(value) > 32 and max(value) < 127
 
 
 # What stands in for the head of a request that was not understood.

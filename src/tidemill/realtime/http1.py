@@ -83,7 +83,7 @@ class Http1Request(Request):
             if queue or conn.waiting:
                 conn.advance()
             return
-        headers = checked(headers)
+        headers = (*self.head.echo, *checked(headers))
         self._phase = DONE
         self._answer: tuple[int, bytes | list[bytes] | None, bytes, tuple[Header, ...]]
         self._answer = (status, body, content_type, headers)
@@ -99,7 +99,7 @@ class Http1Request(Request):
         if self._phase:
             self._answered_already()
             return
-        headers = checked(headers)
+        headers = (*self.head.echo, *checked(headers))
         self._phase = STREAMING
         self._answer = (status, None, content_type, headers)
         self._parts: list[bytes] | None = []

@@ -30,7 +30,7 @@ SHORT = len(LENGTHS)
 class Http2Request(Request):
     """A request that came over HTTP/2; it becomes one for the handler when its body is complete."""
 
-    __slots__ = ("_conn", "_parts", "_phase", "_plane", "_stream")
+    __slots__ = ("_conn", "_echo", "_parts", "_phase", "_plane", "_stream")
 
     def __init__(self, stream: H2Stream, conn: Incoming, plane: Plane) -> None:
         head = stream.head
@@ -41,6 +41,7 @@ class Http2Request(Request):
         self.headers = head.headers
         self._fields = head.fields
         self.bare = head.bare
+        self._echo = head.echo
         self.body = b""
         self.received_at = stream.received_at
         self.caller = conn.caller
@@ -105,7 +106,7 @@ class Http2Request(Request):
             body = b"".join(body)
         size = len(body)
         bodiless = status in BODILESS
-        if size < SHORT and status == 200 and not headers and content_type == JSON:
+        if size < SHORT and status == 200 and not headers and content_type == JSON and not self._echo:
             head = self._plane.clock.ok_json_block + LENGTHS[size]
         else:
             length = b"" if bodiless else field(b"content-length", b"%d" % size)
@@ -153,7 +154,7 @@ class Http2Request(Request):
 
     def _head(self, status: int, content_type: bytes, headers: Iterable[Header]) -> bytes:
         parts = [field(b":status", b"%d" % status), self._plane.clock.date_field]
-        parts.append(block((name.lower(), value) for name, value in checked(headers)))
+        parts.append(block((name.lower(), value) for name, value in checked((*self._echo, *headers))))
         if content_type and status not in BODILESS:
             parts.append(field(b"content-type", content_type))
         return b"".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from tidemill.prediction.batched import Call
 from tidemill.prediction.result import Result, rows_error
 from tidemill.realtime.answers import reply_error
 from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.head import REQUEST_ID
 from tidemill.realtime.request import Request
 from tidemill.rows import Rows
 
@@ -27,6 +29,9 @@ __all__ = [
     "header_timeout",
 ]
 
+log = logging.getLogger(__name__)
+
+INTERNAL = 500
 TIMEOUT_HEADER = b"x-request-timeout-ms"
 PRIORITY_HEADER = b"x-request-priority"
 ENTITY_KEY = b"x-entity-key"
@@ -119,9 +124,18 @@ class Inference(Call, Generic[R]):
         if shadow is not None:
             shadow.copy(self.rows, result, start, stop)
 
+    def label(self) -> str:
+        """What the client calls this request; empty if it gave no id."""
+        return ""
+
     def failed(self, error: TidemillError) -> None:
         self.request.on_gone = None
-        self.endpoint.counters.failed(self.request.received_at, error.code, error.reason)
+        endpoint = self.endpoint
+        endpoint.counters.failed(self.request.received_at, error.code, error.reason)
+        if error.status == INTERNAL:
+            # Without the error's text: a model's own may hold feature values.
+            told = {"model": endpoint.name, "version": endpoint.version, "code": error.code, "request": self.label()}
+            log.error("a request failed", extra=told)
         self.tell(error)
 
     def left(self) -> None:
@@ -134,6 +148,9 @@ class HttpInference(Inference[Request]):
     """A call that came over HTTP."""
 
     __slots__ = ()
+
+    def label(self) -> str:
+        return (self.request.header(REQUEST_ID) or b"").decode("latin-1")
 
     def tell(self, error: TidemillError) -> None:
         reply_error(self.request, error)

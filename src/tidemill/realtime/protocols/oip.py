@@ -94,6 +94,10 @@ class _Plain(HttpInference):
 
     id: str | None
     timed: bool
+
+    def label(self) -> str:
+        return self.id or HttpInference.label(self)
+
     writer: Writer
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
@@ -133,6 +137,9 @@ class _Asked(HttpInference):
         HttpInference.__init__(self, endpoint, request, rows, deadline, read, asked.partial)
         self.writer = writer
         self.asked = asked
+
+    def label(self) -> str:
+        return self.asked.id or HttpInference.label(self)
 
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         asked = self.asked

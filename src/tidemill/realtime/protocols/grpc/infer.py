@@ -261,6 +261,9 @@ class _Asked(_Plain):
 
     asked: Asked
 
+    def label(self) -> str:
+        return self.asked.id or ""
+
     def send(self, result: Result, start: int, stop: int, problems: Sequence[Problem]) -> float:
         data = framed(answer(self, self.writer, self.asked, result, start, stop, problems))
         encoded = monotonic()
