@@ -95,4 +95,11 @@ class ServeOptions(Config, frozen=True, kw_only=True):
         if self.replicas is not None and self.grpc_port is not None:
             raise ConfigError("grpc_port: replicas share one port, which speaks gRPC too; leave it out")
         if self.auth is not None:
-            self.auth.check(self.tls is not None and self.tls.client_ca is not None)
+            verifies = self.tls is not None and self.tls.client_ca is not None
+            self.auth.check(verifies, watched=self.replicas is not None)
+        if self.replicas is not None and self.replicas.balancer != "socket":
+            # Envoy ends the clients' TLS and connections: a replica sees neither certificates nor addresses.
+            if self.auth is not None and self.auth.certificates:
+                raise ConfigError('auth.certificates: callers by certificate need replicas.balancer = "socket"')
+            if self.rate_limits is not None and self.rate_limits.address is not None:
+                raise ConfigError('rate_limits.address: limits by address need replicas.balancer = "socket"')

@@ -77,8 +77,13 @@ class AuthOptions(Config, frozen=True, kw_only=True):
     open: tuple[Open, ...] = ("health",)
     """What needs no caller: `health` (live and ready), `metadata` (`/` and `/v2`), `metrics`."""
 
-    def check(self, verifies_clients: bool) -> None:
-        """Raise ConfigError for fields that contradict each other; `verifies_clients`: TLS asks for certificates."""
+    def check(self, verifies_clients: bool, watched: bool = False) -> None:
+        """Raise ConfigError for fields that contradict each other.
+
+        `verifies_clients`: TLS asks for certificates; `watched`: a supervisor or balancer asks for health.
+        """
+        if watched and "health" not in self.open:
+            raise ConfigError("auth.open: must hold health where there are replicas, who are watched by it")
         if self.keys is None and self.jwt is None and not self.certificates:
             raise ConfigError("auth: nobody could ask; expected keys, jwt or certificates")
         if self.certificates and not verifies_clients:
