@@ -34,7 +34,7 @@ MOST_BUFFERED = 4 << 20
 ALLOWANCE = 1000
 ALLOWANCE_A_SECOND = 50
 ALLOWANCE_AN_ANSWER = 4
-WORTHY_FRAME = 1024
+ALLOWANCE_A_BYTE = 1 / 128  # sent after it was waited for: a small window needs many updates
 # Streams we ended, on which frames of the client may still be on the way.
 RECENTLY_CUT = 1024
 
@@ -137,8 +137,7 @@ class Outgoing:
             if size:
                 self._sent_at = stream.sent_at = now
                 budget -= size
-                if size >= WORTHY_FRAME:
-                    self._earn()
+                self._earn(min(ALLOWANCE_AN_ANSWER, size * ALLOWANCE_A_BYTE))
                 if stream.waiting and stream.window > 0:
                     ready[number] = stream
 
@@ -151,7 +150,7 @@ class Outgoing:
 
     def done(self, stream: H2Stream) -> None:
         """All of the answer is sent."""
-        self._earn()
+        self._earn(ALLOWANCE_AN_ANSWER)
         if stream.ended:
             self._forget(stream)
         else:
@@ -261,6 +260,6 @@ class Outgoing:
             if self._allowance < 0:
                 raise Fault(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
-    def _earn(self) -> None:
+    def _earn(self, more: float) -> None:
         if self._allowance < ALLOWANCE:
-            self._allowance += ALLOWANCE_AN_ANSWER
+            self._allowance += more
