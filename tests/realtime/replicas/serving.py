@@ -44,18 +44,23 @@ class Model:
             time.sleep(3600)
         if (rows["mark"] == -2).any():
             os._exit(7)
-        time.sleep(float(rows["seconds"].max()))
+        time.sleep(WORK + float(rows["seconds"].max()))
         return {"mark": rows["mark"], "pid": np.full(len(rows["mark"]), os.getpid())}
 """
 
 
 def marked(
-    directory: Path, version: str = "1", load: str = "pass", timeout_ms: float = 30_000, **manifest: Any
+    directory: Path,
+    version: str = "1",
+    load: str = "pass",
+    work: float = 0.0,
+    timeout_ms: float = 30_000,
+    **manifest: Any,
 ) -> Path:
-    """`mark` and `seconds` (-1): sleeps, and gives back the mark and the pid of the process that answered."""
+    """`mark` and `seconds` (-1): sleeps for `work` and these; gives back the mark and the pid of who answered."""
     inputs = [Input(name="mark", datatype="INT64"), Input(name="seconds", datatype="FP32", minimum=0, maximum=60)]
     outputs = [Output(name="mark", datatype="INT64"), Output(name="pid", datatype="INT64")]
-    source = MARKED.replace("LOAD", load)
+    source = MARKED.replace("LOAD", load).replace("WORK", str(work))
     slo = Slo(timeout_ms=timeout_ms)
     target = directory / f"marked-{version}"
     made = make(target, "python", source, inputs, outputs, name="marked", version=version, slo=slo, **manifest)

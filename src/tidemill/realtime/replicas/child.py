@@ -84,13 +84,18 @@ class Child:
                 pass_fds=[fd for fd in fds if fd >= 0],
                 start_new_session=True,
             )
-        self._channel = await Channel.open(ours, lambda message: told(self, message), lambda: None)
+        self._channel = await Channel.open(ours, lambda message: told(self, message), self._lost)
         self.send(start)
 
         async def wait(process: Process) -> None:
             ended(self, await process.wait())
 
         self._waiter = asyncio.create_task(wait(self._process))
+
+    def _lost(self) -> None:
+        """Nobody can tell it anything any more."""
+        if self.phase is not Phase.LEAVING:
+            self.kill()
 
     @property
     def pid(self) -> int:

@@ -129,8 +129,8 @@ def routes(front: Front, unrepeatable: Iterable[str]) -> Plain:
 def arguments(front: Front, config: str, threads: int) -> list[str]:
     """Envoy's command line for a bootstrap at `config`.
 
-    On SIGTERM Envoy ends at once. To drain it first, POST `/drain_listeners?graceful&skip_exit` to the admin and wait
-    for `front.drain`.
+    On SIGTERM Envoy ends at once. To drain it first, POST to the admin `/drain_listeners?graceful&skip_exit` (answers
+    close their connections), then `/drain_listeners` (it accepts no more), and wait for what is in flight.
     """
     seconds = str(max(1, round(front.drain)))
     return [

@@ -23,6 +23,7 @@ from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import Child, Phase, told_end
 from tidemill.realtime.replicas.machine import free_memory, own_memory
 from tidemill.realtime.replicas.messages import (
+    Among,
     Any,
     Applied,
     Apply,
@@ -34,6 +35,7 @@ from tidemill.realtime.replicas.messages import (
     Report,
     Start,
     Stopped,
+    Unready,
     failures_of,
     raised,
 )
@@ -51,6 +53,8 @@ LOOK = 1.0
 PLACES = 256
 # Starts that fail in a row, with nothing ready, after which there is no point in going on.
 GIVE_UP = 5
+# Seconds within which a balancer has read what was written for it.
+NOTICED = 0.5
 # Seconds beyond lame duck and grace after which a replica that was told to end is killed.
 OVERTIME = 10.0
 
@@ -67,8 +71,8 @@ class Version:
 class Fleet:
     """Keeps replicas. Belongs to the event loop's thread; `keep` must run."""
 
-    def __init__(self, directory: Path, counters: str, listener: socket.socket | None, seats: int) -> None:
-        """`directory` is private, for their own sockets; `listener`, with its `seats`, is the one that they share."""
+    def __init__(self, directory: Path, counters: str, seats: int) -> None:
+        """`directory` is private, for their own sockets; in `counters` they count; `seats` are those of `listener`."""
         self.policy = ReplicaOptions()
         self.wanted = 1
         self.children: dict[int, Child] = {}
@@ -78,11 +82,14 @@ class Fleet:
         self.start_seconds: float | None = None
         """What the last one took from its start until it was ready."""
         self.on_ask: Callable[[Child, Ask], None] | None = None
+        self.on_desired: Callable[[Desired], None] | None = None
+        """Called before anything else is served."""
         self.on_change: Callable[[], None] | None = None
         """Called when a replica has become ready, has been told to leave or is gone."""
         self._directory = directory
         self._counters = counters
-        self._listener = listener
+        self.listener: socket.socket | None = None
+        """The socket that they share, if they do."""
         self._seats = seats
         self._version: Version | None = None
         self._previous: Version | None = None
@@ -106,6 +113,12 @@ class Fleet:
         self.policy = options.replicas or ReplicaOptions()
         self.wanted = min(max(self.wanted, self.policy.minimum), self.policy.most)
 
+    async def again(self) -> None:
+        """Replace every replica by one that serves the same."""
+        if self._version is not None:
+            self.roll(self._version.options)
+            await self.apply(self._version.desired)
+
     def back(self) -> None:
         """What was rolled out last does not serve: go on with what was before."""
         if self._previous is not None:
@@ -120,6 +133,8 @@ class Fleet:
 
         Of what is rolled out, the first replica that is ready tells it. Raises what keeps it from becoming ready.
         """
+        if self.on_desired is not None:
+            self.on_desired(desired)
         if self._options is not None:
             self._previous = self._version
             generation = 1 if self._version is None else self._version.generation + 1
@@ -189,11 +204,17 @@ class Fleet:
                 child.kill()
             await asyncio.gather(*(child.gone() for child in list(self.children.values())))
 
-    def drain(self) -> None:
-        """Every replica is not ready, finishes what it has and ends; `keep` returns then."""
+    def unready(self) -> None:
+        """Every replica says that it is not ready and goes on serving; none is started any more."""
         self.stopping = True
         for child in self.children.values():
-            self._let_go(child, last=True)
+            child.send(Unready())
+
+    def drain(self, lame_duck: float) -> None:
+        """Every replica is not ready, serves for `lame_duck` more seconds, finishes and ends; `keep` returns then."""
+        self.stopping = True
+        for child in self.children.values():
+            self._let_go(child, lame_duck, last=True)
         self._wake()
         self._look_for_end()
 
@@ -211,6 +232,12 @@ class Fleet:
         """Have so many."""
         self.wanted = replicas
         self._change()
+
+    @property
+    def outdated(self) -> bool:
+        """Whether there are replicas of an earlier generation, on their way out or not."""
+        version = self._version
+        return version is not None and any(c.generation != version.generation for c in self.children.values())
 
     def of(self, phase: Phase) -> list[Child]:
         """The replicas in that phase of their lives."""
@@ -236,6 +263,11 @@ class Fleet:
         """Bytes of the largest replica, and free ones."""
         taken = [size for child in self.of(Phase.READY) if (size := own_memory(child.pid))]
         return max(taken, default=None), free_memory()
+
+    def _tell_number(self) -> None:
+        serving = self.of(Phase.READY)
+        for child in serving:
+            child.send(Among(replicas=len(serving)))
 
     def _wake(self) -> None:
         self._changed.set()
@@ -267,7 +299,7 @@ class Fleet:
             room = max(0, (free - self.policy.autoscaling.memory_reserve) // size)
         todo = plan(views, self.wanted, room)
         for number in todo.retire:
-            self._let_go(self.children[number], last=False)
+            self._let_go(self.children[number], version.options.lame_duck, last=False)
         if not held:
             for _ in range(todo.start):
                 await self._start(version)
@@ -281,7 +313,7 @@ class Fleet:
         log.info("starting", extra={"replica": child.number, "generation": child.generation})
         start = Start(desired=version.desired, options=self._told_options(version.options))
         try:
-            await child.start(start, self._listener, self._seats, self._told, self._ended)
+            await child.start(start, self.listener, self._seats, self._told, self._ended)
         except OSError as error:
             child.failure = Failed(code="OSError", text=f"a replica cannot be started: {error}", exit_code=1)
             self._ended(child, 1)
@@ -298,16 +330,19 @@ class Fleet:
             management=ManagementOptions(),
             counters_dir=self._counters,
             cores=max(1, (options.cores or cpu_budget()) // self.policy.most),
-            tls=options.tls if self._listener is not None else None,
+            tls=options.tls if self.listener is not None else None,
         )
 
-    def _let_go(self, child: Child, last: bool) -> None:
+    def _let_go(self, child: Child, lame_duck: float, last: bool) -> None:
         if child.phase is Phase.LEAVING:
             return
         child.phase = Phase.LEAVING
-        options = self._version.options if self._version is not None else ServeOptions()
-        child.kill_at = monotonic() + options.lame_duck + options.grace + OVERTIME
-        child.send(Drain(last=last))
+        grace = self._version.options.grace if self._version is not None else 0.0
+        if self.listener is None and not last:
+            # A balancer reads that it is leaving from a file, at its next look.
+            lame_duck = max(lame_duck, NOTICED)
+        child.kill_at = monotonic() + lame_duck + grace + OVERTIME
+        child.send(Drain(last=last, lame_duck=lame_duck))
         reason = child.condemned or ("the server stops" if last else "not wanted any longer")
         log.info("leaving", extra={"replica": child.number, "reason": reason})
         self._change()
@@ -358,6 +393,7 @@ class Fleet:
                 return
         child.ready = message
         child.phase = Phase.READY
+        self._tell_number()
         self._failed_starts = 0
         self.start_seconds = monotonic() - child.started_at
         log.info("replica ready", extra={"replica": child.number, "seconds": round(self.start_seconds, 3)})
@@ -380,6 +416,7 @@ class Fleet:
         del self.children[child.number]
         if self._seats >= 0:
             Seats.clear(self._seats, child.place)
+        self._tell_number()
         self._change()
         if self.stopping or phase is Phase.LEAVING:
             log.info("replica ended", extra={"replica": child.number, "how": told_end(code)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import cast
@@ -16,9 +17,11 @@ from tidemill.realtime.models.model import Failures
 from tidemill.realtime.options import ServeOptions
 
 __all__ = [
-    *("Answer", "Applied", "Apply", "Ask", "Channel", "Drain", "Failed", "Known", "NotServed", "Ready", "Report"),
-    *("Start", "Stopped", "failed", "failures_of", "not_served", "raised"),
+    *("Among", "Answer", "Applied", "Apply", "Ask", "Channel", "Drain", "Failed", "Known", "NotServed", "Ready"),
+    *("Report", "Start", "Stopped", "Unready", "failed", "failures_of", "not_served", "raised"),
 ]
+
+log = logging.getLogger(__name__)
 
 # Bytes of one message: the whole set of models that is to be served is one.
 MOST = 16 << 20
@@ -98,6 +101,12 @@ class Known(Message, frozen=True, kw_only=True, tag="known"):
     states: tuple[State, ...]
 
 
+class Among(Message, frozen=True, kw_only=True, tag="among"):
+    """To a replica: so many serve now. Each gives away its share of what callers may ask for."""
+
+    replicas: int
+
+
 class Report(Message, frozen=True, kw_only=True, tag="report"):
     """From a replica, several times a second: complete requests without an answer (mean since the last report), open
     connections, CPU seconds since its start, and what is wrong if a model holds its threads for too long.
@@ -109,17 +118,22 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     stuck: str = ""
 
 
+class Unready(Message, frozen=True, kw_only=True, tag="unready"):
+    """To a replica: say that it is not ready, and go on serving."""
+
+
 class Drain(Message, frozen=True, kw_only=True, tag="drain"):
-    """To a replica: finish and end. `last`: nobody else goes on accepting from the socket."""
+    """To a replica: serve for `lame_duck` more seconds, finish and end. `last`: nobody else accepts from the socket."""
 
     last: bool
+    lame_duck: float
 
 
 class Stopped(Message, frozen=True, kw_only=True, tag="stopped"):
     """From a replica: it accepts no more."""
 
 
-Any = Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Known
+Any = Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Among | Known | Unready
 
 
 class Channel(asyncio.Protocol):
@@ -161,7 +175,14 @@ class Channel(asyncio.Protocol):
         *whole, rest = self._buffer.split(b"\n")
         self._buffer = rest
         for line in whole:
-            self._on_message(self._decoder.decode(line))
+            try:
+                message = self._decoder.decode(line)
+            except msgspec.DecodeError as error:
+                # The other end is of another release: its files were exchanged under a running server.
+                log.error("a message is not understood: restart the server", extra={"reason": str(error)})
+                self.close()
+                return
+            self._on_message(message)
         if len(rest) > MOST and self._transport is not None:
             self._transport.abort()
 

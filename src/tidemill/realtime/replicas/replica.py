@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 
+import msgspec
 import uvloop
 
 from tidemill.errors import TidemillError
@@ -25,6 +26,7 @@ from tidemill.realtime.models.model import Failures
 from tidemill.realtime.process import SWITCH
 from tidemill.realtime.replicas.choice import concurrency_within
 from tidemill.realtime.replicas.messages import (
+    Among,
     Answer,
     Any,
     Applied,
@@ -36,11 +38,13 @@ from tidemill.realtime.replicas.messages import (
     Report,
     Start,
     Stopped,
+    Unready,
     failed,
     not_served,
 )
 from tidemill.realtime.replicas.remote import RemoteControl
 from tidemill.realtime.server import Server
+from tidemill.realtime.service import State
 
 __all__ = ["main"]
 
@@ -66,6 +70,8 @@ class Replica:
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
         self._alone = False
+        self._supervisor = os.getppid()
+        self._lame_duck = 0.0
         self._server: Server | None = None
         self._control: RemoteControl | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,10 +82,10 @@ class Replica:
         self._channel = await Channel.open(control, self._told, self._orphaned)
         # Ctrl-C in a terminal reaches every process of it; what becomes of it is the supervisor's to say.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        loop.add_signal_handler(signal.SIGTERM, self._end, Drain(last=False))
+        loop.add_signal_handler(signal.SIGTERM, self._end_alone, False)
         await asyncio.wait((self._started, self._drain), return_when=asyncio.FIRST_COMPLETED)
-        if self._drain.done():
-            return 0
+        if not self._started.done():
+            return 1 if self._alone else 0
         start = self._started.result()
         try:
             code = await self._serve(Server(start.options), start)
@@ -112,10 +118,12 @@ class Replica:
         loading.cancel()
         tick.cancel()
         control.alone()
-        server.http.leaves_queue = self._public is not None and not self._drain.result().last
+        drain = self._drain.result()
+        server.options = msgspec.structs.replace(server.options, lame_duck=drain.lame_duck)
+        server.http.leaves_queue = self._public is not None and not drain.last
         await server.drain()
         await watched.drain(0.0, 0.0)
-        if self._alone:
+        if os.getppid() != self._supervisor:
             # The private directory is the supervisor's to remove, which is not there to do it.
             shutil.rmtree(os.path.dirname(self._private.getsockname()), ignore_errors=True)
         return 0
@@ -156,11 +164,16 @@ class Replica:
 
     def _told(self, message: Any) -> None:
         if isinstance(message, Start):
+            self._lame_duck = message.options.lame_duck
             self._started.set_result(message)
         elif isinstance(message, Apply) and self._server is not None:
             task = asyncio.create_task(self._apply(self._server, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif isinstance(message, Among) and self._server is not None:
+            self._server.security.share(message.replicas)
+        elif isinstance(message, Unready) and self._server is not None:
+            self._server.service.state = State.DRAINING
         elif isinstance(message, Drain):
             self._end(message)
         elif isinstance(message, Answer) and self._control is not None:
@@ -172,7 +185,10 @@ class Replica:
         if not self._drain.done():
             log.error("the supervisor is gone: ending")
             self._alone = True
-            self._end(Drain(last=True))
+            self._end_alone(True)
+
+    def _end_alone(self, last: bool) -> None:
+        self._end(Drain(last=last, lame_duck=self._lame_duck))
 
     def _end(self, how: Drain) -> None:
         if not self._drain.done():

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
+from tidemill.config import load_toml
 from tidemill.errors import TidemillError
+from tidemill.model.manifest import MANIFEST, Manifest
 from tidemill.observability import families
 from tidemill.observability.logs import log_to_stderr
 from tidemill.observability.recorder import Recorder
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.http import create_listener
 from tidemill.realtime.management import Management
+from tidemill.realtime.models.desired import Desired
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.local import LocalControl
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.child import Child, Phase
+from tidemill.realtime.replicas.choice import choose_balancer
+from tidemill.realtime.replicas.envoy import Envoy, installed
+from tidemill.realtime.replicas.envoy_config import Backend
 from tidemill.realtime.replicas.fleet import PLACES, Fleet
 from tidemill.realtime.replicas.messages import Answer, Ask, failed
+from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.replicas.scaling import Scaling
 from tidemill.runtimes.cpu import cpu_budget
 
@@ -44,48 +54,88 @@ class Supervisor:
     def __init__(self, packages: Sequence[PathLike], options: ServeOptions, reread: Reread | None = None) -> None:
         """`reread` gives what to serve after a SIGHUP; without it, that is the same packages, read again.
 
-        Opens the socket. Raises OSError, and ConfigError for options that contradict each other.
+        Raises ConfigError for options that contradict each other, OSError where there is no room for its files.
         """
         options.check()
         self._options = options
         self._packages = packages
         self._reread = reread
+        self._policy = options.replicas or ReplicaOptions()
+        self._cores = options.cores or cpu_budget()
+        self._began = False
         self._announced = False
         self._control: LocalControl | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener = create_listener(options.host, options.port)
-        host, port = options.host, self._listener.getsockname()[1]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._listener: socket.socket | None = None
+        self._envoy: Envoy | None = None
+        self._moved = asyncio.Event()
+        self._port = options.port
         self._seats = Seats.create(PLACES)
         # Nobody else may enter it, and its path is short enough for sockets.
         self._directory = Path(tempfile.mkdtemp(prefix="tidemill-"))
         self._counters = options.counters_dir or str(self._directory / "counters")
         os.makedirs(self._counters, mode=0o700, exist_ok=True)
         self._recorder = Recorder(self._counters)
-        self.fleet = Fleet(self._directory, self._counters, self._listener, self._seats)
+        self.fleet = Fleet(self._directory, self._counters, self._seats)
         self.fleet.on_ask = self._asked
         self.fleet.on_change = self._look
-        log.info("listening", extra={"address": self.address})
+        self.fleet.on_desired = self._named
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT as bound."""
+        host = self._options.host
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     async def run(self) -> None:
-        """Load, and serve until `drain` or `force`. Raises what keeps the replicas from serving."""
-        loading = asyncio.create_task(self._load(self._packages, self._options))
-        loading.add_done_callback(self._loaded)
-        cores = self._options.cores or cpu_budget()
-        self._keep(Scaling(self.fleet, self._counters, cores, self._recorder).run())
-        management = self._open_management()
+        """Listen, load, and serve until `drain` or `force`.
+
+        Raises OSError for an address that cannot be had, and what keeps the replicas from serving.
+        """
+        management = None
         try:
+            if self._policy.balancer == "envoy":
+                await self._start_envoy()
+            else:
+                self._listener = self.fleet.listener = create_listener(self._options.host, self._port)
+                self._port = self._listener.getsockname()[1]
+            log.info("listening", extra={"address": self.address})
+            management = self._open_management()
+            self._keep(Scaling(self.fleet, self._counters, self._cores, self._recorder).run())
+            self._keep(self._begin())
             await self.fleet.keep()
         finally:
-            for task in (loading, *self._tasks):
+            for task in tuple(self._tasks):
                 task.cancel()
             if self._control is not None:
                 self._control.close()
             if management is not None:
                 management.close()
-            self._listener.close()
+            if self._envoy is not None:
+                await self._envoy.stop()
+            self._stop_listening()
             os.close(self._seats)
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def drain(self) -> None:
+        """End in order."""
+        log.info("draining", extra={"in_flight": sum(c.report.in_flight for c in self.fleet.of(Phase.READY))})
+        if self._envoy is None:
+            self.fleet.drain(self._options.lame_duck)
+        else:
+            self.fleet.unready()
+            self._keep(self._drain_envoy(self._envoy))
+
+    async def _drain_envoy(self, envoy: Envoy) -> None:
+        """What comes through Envoy is finished before the replicas are told to end."""
+        await envoy.drain(self._options.lame_duck, self._options.grace)
+        await envoy.stop()
+        self.fleet.drain(0.0)
+
+    def force(self) -> None:
+        """End at once."""
+        log.warning("a second signal: ending at once")
+        self.fleet.end()
 
     def _open_management(self) -> Management | None:
         options = self._options.management
@@ -104,15 +154,52 @@ class Supervisor:
         management.start()
         return management
 
-    def drain(self) -> None:
-        """End in order."""
-        log.info("draining", extra={"in_flight": sum(c.report.in_flight for c in self.fleet.of(Phase.READY))})
-        self.fleet.drain()
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
 
-    def force(self) -> None:
-        """End at once."""
-        log.warning("a second signal: ending at once")
-        self.fleet.end()
+    # -- what stands in front ------------------------------------------------------------------------------
+
+    async def _start_envoy(self) -> None:
+        options = msgspec.structs.replace(self._options, port=self._port)
+        # Envoy itself needs little where it is worth its cost; replicas have the other cores.
+        envoy = Envoy(options, self._directory, threads=max(1, self._cores // 4))
+        self._port = await envoy.start()
+        self._envoy = envoy
+        self._keep(envoy.keep())
+
+    async def _balance(self) -> None:
+        """`auto`: now that calls are measured, leave replicas on their socket or put Envoy in front of them."""
+        told = [child.ready for child in self.fleet.of(Phase.READY) if child.ready is not None]
+        service = max([one.call_seconds for one in told], default=0.0)
+        certificates = self._options.auth is not None and self._options.auth.certificates
+        choice = choose_balancer(
+            service, most_replicas=self._policy.most, grpc=False, installed=installed() is not None and not certificates
+        )
+        log.info("balancer", extra={"balancer": choice.balancer, "reason": choice.reason})
+        if choice.balancer == "socket":
+            return
+        self.fleet.listener = None
+        await self.fleet.again()
+        while self.fleet.outdated:
+            self._moved.clear()
+            await self._moved.wait()
+        self._stop_listening()
+        self._listener = None
+        await self._start_envoy()
+        self._look()
+
+    def _named(self, desired: Desired) -> None:
+        """These are about to be served: calls of some must not be made twice."""
+        if self._envoy is not None:
+            self._envoy.repeat_none_of(unrepeatable(desired))
+
+    def _name_replicas(self, envoy: Envoy) -> None:
+        """Those that load can at least say that they do, as long as no other can say anything."""
+        fleet = self.fleet
+        serving = fleet.of(Phase.READY) or fleet.of(Phase.STARTING)
+        leaving = [Backend(path=str(child.path), draining=True) for child in fleet.of(Phase.LEAVING)]
+        envoy.name([*(Backend(path=str(child.path)) for child in serving), *leaving])
 
     # -- what is served ------------------------------------------------------------------------------------
 
@@ -129,16 +216,18 @@ class Supervisor:
         if options.repository is not None and options.model_control == "poll":
             control.poll(options.repository.interval)
 
-    def _loaded(self, loading: asyncio.Task[None]) -> None:
-        if loading.cancelled():
-            return
-        error = loading.exception()
-        if isinstance(error, TidemillError | OSError):
+    async def _begin(self) -> None:
+        try:
+            await self._load(self._packages, self._options)
+            if self._policy.balancer == "auto":
+                await self._balance()
+        except (TidemillError, OSError) as error:
             self.fleet.end(error)
-        elif error is not None:
-            log.error("the models could not be loaded", exc_info=error)
+        except Exception as error:
+            log.exception("the models could not be loaded")
             self.fleet.end(TidemillError(f"internal error: {type(error).__name__}"))
         else:
+            self._began = True
             self._look()
 
     def reload(self) -> None:
@@ -188,17 +277,20 @@ class Supervisor:
     # -- what replicas do ----------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """A replica has become ready, stopped accepting, or is gone."""
+        """A replica has become ready, was told to leave, stopped accepting, or is gone."""
         fleet = self.fleet
+        self._moved.set()
+        if self._envoy is not None:
+            self._name_replicas(self._envoy)
         if fleet.stopping and all(child.stopped for child in fleet.children.values()):
             # As long as it is open the kernel would complete connections that nobody takes.
-            self._listener.close()
+            self._stop_listening()
         for phase in (Phase.STARTING, Phase.READY, Phase.LEAVING):
             self._recorder.values(families.REPLICAS, state=phase.value)[0] = len(fleet.of(phase))
         self._recorder.values(families.REPLICAS_WANTED)[0] = fleet.wanted
         self._recorder.values(families.REPLICA_FAILURES)[0] = fleet.failures
         ready = len(fleet.of(Phase.READY))
-        if not self._announced and self._control is not None and ready >= fleet.policy.minimum:
+        if self._began and not self._announced and ready >= fleet.policy.minimum:
             self._announced = True
             if self._options.port_file is not None:
                 path = Path(self._options.port_file)
@@ -206,6 +298,17 @@ class Supervisor:
                 part.write_text(self.address + "\n", encoding="utf-8")
                 part.rename(path)
             log.info("ready", extra={"address": self.address, "replicas": ready})
+
+
+def unrepeatable(desired: Desired) -> list[str]:
+    """The models whose calls must not be made twice."""
+    found = []
+    for one in desired.models:
+        # A package that cannot be read is not served either.
+        with contextlib.suppress(TidemillError):
+            if not load_toml(Path(one.directory) / MANIFEST, Manifest).repeatable:
+                found.append(one.name)
+    return found
 
 
 def supervise(packages: Sequence[PathLike], options: ServeOptions, reread: Reread | None = None) -> None:
