@@ -6,16 +6,18 @@ import asyncio
 import ctypes
 import logging
 import mmap
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from time import monotonic
+from functools import partial
+from time import monotonic, process_time
 from typing import TypeVar
 
 from tidemill.errors import IntegrityError, OutOfMemory
 from tidemill.model.manifest import MANIFEST
-from tidemill.model.package import digest_file, open_package
+from tidemill.model.package import Package, digest_file, open_package
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile, measure
 from tidemill.realtime.models.desired import Wanted
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.005
+# The nice value of threads that yield. Not more: they hold the interpreter's lock now and then, and those who wait for
+# it wait all the longer the less they run.
+YIELDING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +50,35 @@ class Loaded:
     seconds: float
 
 
-def load(wanted: Wanted, spare: int | None) -> Loaded:
-    """Open a package whose every digest is right, and warm it up with its samples. Blocks.
+async def load(wanted: Wanted, spare: int | None) -> Loaded:
+    """Open a package whose every digest is right, and warm it up with its samples, on threads.
 
     `spare` bytes of memory are left for it, if there is a bound. Its need is estimated from its files before it is
     loaded, and measured after. Raises PackageError, ConfigError, MissingExtra, and OutOfMemory if it does not fit.
     """
     began = monotonic()
+    package = await on_thread(partial(_verified, wanted, spare), yielding=True)
+    before = _resident()
+    # Not yielding: a runtime's own threads are made here, and would be for as long as the model lives.
+    live = await on_thread(partial(Live.open, package))
+    profile, example, failure = await on_thread(lambda: (measure(live), *tried(live)), yielding=True)
+    memory = max(_estimate(package), _resident() - before)
+    _check(wanted, memory, spare, "loaded it takes")
+    return Loaded(live, profile, example, failure, memory, monotonic() - began)
+
+
+def _verified(wanted: Wanted, spare: int | None) -> Package:
     package = open_package(wanted.directory)
     if digest_file(package.path(MANIFEST)) != wanted.digest:
         raise IntegrityError(f"{package.directory.name}/{MANIFEST}: changed while the model was being loaded")
+    _check(wanted, _estimate(package), spare, "its files have")
+    return package
+
+
+def _estimate(package: Package) -> int:
+    """Bytes of what is loaded: artefacts, and what belongs to them."""
     kept = package.manifest.files.keys() - {package.manifest.samples, package.manifest.profile}
-    estimate = sum(package.path(name).stat().st_size for name in kept)
-    _check(wanted, estimate, spare, "its files have")
-    before = _resident()
-    live = Live.open(package)
-    profile = measure(live)
-    example, failure = tried(live)
-    memory = max(estimate, _resident() - before)
-    _check(wanted, memory, spare, "loaded it takes")
-    return Loaded(live, profile, example, failure, memory, monotonic() - began)
+    return sum(package.path(name).stat().st_size for name in kept)
 
 
 def _check(wanted: Wanted, need: int, spare: int | None, said: str) -> None:
@@ -87,13 +101,18 @@ def release_memory() -> None:
         trim(0)
 
 
-async def on_thread(function: Callable[[], T]) -> T:
-    """Call on a thread of its own that may be left behind: a model that never loads must not keep the process."""
+async def on_thread(function: Callable[[], T], *, yielding: bool = False) -> T:
+    """Call on a thread of its own that may be left behind: a model that never loads must not keep the process.
+
+    A `yielding` one lets those that answer calls go first on a busy core.
+    """
     future: Future[T] = Future()
 
     def work() -> None:
         future.set_running_or_notify_cancel()
         try:
+            if yielding:
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), YIELDING)
             found = function()
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             future.set_exception(error)
@@ -105,11 +124,12 @@ async def on_thread(function: Callable[[], T]) -> T:
 
 
 class Stalls:
-    """The longest that the event loop was held up while this was open, in seconds: `longest`."""
+    """The longest that the event loop was held up by this process itself while this was open, in seconds: `longest`."""
 
     def __init__(self) -> None:
         self.longest = 0.0
         self._due = 0.0
+        self._used = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Stalls:
@@ -121,8 +141,9 @@ class Stalls:
             self._timer.cancel()
 
     def _tick(self) -> None:
-        now = monotonic()
-        if self._timer is not None:
+        now, used = monotonic(), process_time()
+        # Where the process had no core either, it is the machine that is short of them.
+        if self._timer is not None and used - self._used > (now - self._due) / 2:
             self.longest = max(self.longest, now - self._due)
-        self._due = now + TICK
+        self._due, self._used = now + TICK, used
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)

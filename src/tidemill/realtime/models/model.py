@@ -34,9 +34,7 @@ class Model:
     shadow: Shadow | None
 
 
-def problems_of(
-    manifests: Sequence[Manifest], aliases: Mapping[str, str], options: EndpointOptions
-) -> Iterator[str]:
+def problems_of(manifests: Sequence[Manifest], aliases: Mapping[str, str], options: EndpointOptions) -> Iterator[str]:
     """What is wrong with aliases and options for these versions of a model, each with its path."""
     versions = {one.version: one for one in manifests}
     known = ", ".join(versions)

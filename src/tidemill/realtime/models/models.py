@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 
 from tidemill.errors import ConfigError, PackageError, TidemillError
@@ -109,7 +108,7 @@ class Models:
         self._loading = wanted
         try:
             with Stalls() as stalls:
-                loaded = await on_thread(partial(load, wanted, spare))
+                loaded = await load(wanted, spare)
         except Exception as error:
             if isinstance(error, TidemillError):
                 raise
