@@ -43,6 +43,18 @@ class OpenLoad(msgspec.Struct, frozen=True, kw_only=True):
     lag: float
 
 
+class Played(msgspec.Struct, frozen=True):
+    """What became of planned requests, in the order of their ends: when each was planned, how long it took from then
+    on, and its status. `lags` are how late the client sent, in the order of sending. Seconds.
+    """
+
+    planned: array[float]
+    took: array[float]
+    statuses: array[int]
+    lags: array[float]
+    elapsed: float
+
+
 class Client:
     """A fixed number of connections, one request on each at a time; a request waits for a free one."""
 
@@ -66,35 +78,40 @@ class Client:
         gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds) + 1)
         planned = np.cumsum(gaps)
         planned = planned[planned < seconds]
-        gc.collect()
-        gc.disable()
-        try:
-            latencies, lags, elapsed = self._loop(planned.tolist(), seconds + PATIENCE_S)
-        finally:
-            gc.enable()
-        times = np.asarray(latencies) * 1e6 if latencies else np.array([np.nan])
+        played = self.play(planned.tolist(), seconds + PATIENCE_S)
+        good = np.asarray(played.statuses) == 200
+        times = np.asarray(played.took)[good] * 1e6 if good.any() else np.array([np.nan])
+        answered = int(good.sum())
         p50, p90, p99, p999 = np.percentile(times, (50, 90, 99, 99.9)).tolist()
         return OpenLoad(
             rate=rate,
-            sent=len(lags),
-            answered=len(latencies),
-            errors=len(planned) - len(latencies),
-            per_second=len(latencies) / elapsed,
+            sent=len(played.lags),
+            answered=answered,
+            errors=len(planned) - answered,
+            per_second=answered / played.elapsed,
             p50=p50,
             p90=p90,
             p99=p99,
             p999=p999,
             max=float(times.max()),
-            lag=float(np.percentile(np.asarray(lags) * 1e6, 99)) if len(lags) else 0.0,
+            lag=float(np.percentile(np.asarray(played.lags) * 1e6, 99)) if len(played.lags) else 0.0,
         )
 
-    def _loop(self, planned: list[float], limit: float) -> tuple[array[float], array[float], float]:
+    def play(self, planned: list[float], limit: float) -> Played:
+        """Send a request at each planned moment (seconds from now, ascending), for `limit` seconds at most."""
+        gc.collect()
+        gc.disable()
+        try:
+            return self._loop([*planned, float("inf")], limit)
+        finally:
+            gc.enable()
+
+    def _loop(self, planned: list[float], limit: float) -> Played:
         epoll, sockets, free, requests = self._epoll, self._sockets, self._free, self._requests
-        latencies, lags = array("d"), array("d")
+        ended, took, lags, statuses = array("d"), array("d"), array("d"), array("i")
         busy: dict[int, float] = {}
         turn = 0
-        total = len(planned)
-        planned.append(float("inf"))
+        total = len(planned) - 1
         due = planned[0]
         # Since when there has been a free connection: waiting for one is the server's doing, not the client's lag.
         available = 0.0
@@ -119,13 +136,15 @@ class Client:
                     continue
                 now = perf_counter() - began
                 asked = busy.pop(fd, None)
-                if status == b"200" and asked is not None:
-                    latencies.append(now - asked)
+                if status and asked is not None:
+                    ended.append(asked)
+                    took.append(now - asked)
+                    statuses.append(int(status))
                 if status:
                     if not free:
                         available = now
                     free.append(fd)
-        return latencies, lags, perf_counter() - began
+        return Played(ended, took, statuses, lags, perf_counter() - began)
 
     def _read(self, fd: int) -> bytes | None:
         """The status of a complete answer; None while it is incomplete; empty when the connection ended."""
