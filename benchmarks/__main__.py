@@ -1,6 +1,7 @@
-"""`python -m benchmarks [http|batch|size]…`: measure, keep the raw figures, write the report.
+"""`python -m benchmarks [http|peers|batch|size]…`: measure, keep the raw figures, write the report.
 
-`python -m benchmarks profile http` shows where the server's time goes instead.
+`python -m benchmarks profile http` shows where the server's time goes instead, `python -m benchmarks overload` what
+becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from benchmarks import batch, machine, profiling, report, serving, size
+from benchmarks import against, batch, machine, overload, profiling, report, serving, size, swap
 
-PARTS = ("http", "batch", "size")
+PARTS = ("http", "peers", "batch", "size")
 QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
+QUICK_PEERS = against.Settings(rounds=1, seconds=1, connections=(64,))
 QUICK_BATCH = batch.Settings(rows=500_000, rounds=2)
 QUICK_IMPORTS = 3
 
@@ -27,6 +29,15 @@ def main() -> int:
     if asked.parts[0] == "profile":
         profiling.run(asked.out, seconds=asked.seconds or 5, connections=asked.connections or 64)
         return 0
+    if asked.parts == ["overload"]:
+        found = overload.run(asked.out, seconds=asked.seconds or 10)
+        raw = asked.out / "overload.json"
+        raw.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        return int(any(one.failures for one in found))
+    if asked.parts == ["swap"]:
+        swapped = swap.run(asked.out, seconds=asked.seconds or 60)
+        (asked.out / "swap.json").write_bytes(msgspec.json.format(msgspec.json.encode(swapped), indent=1))
+        return int(bool(swapped.failures))
     asked.out.mkdir(parents=True, exist_ok=True)
     command = f"python -m benchmarks {shlex.join(sys.argv[1:])}".strip()
     results = report.Results(command=command, machine=machine.describe())
@@ -35,6 +46,8 @@ def main() -> int:
         print(part, flush=True)
         if part == "http":
             results = replace(results, http=serving.run(asked.out, http_settings))
+        elif part == "peers":
+            results = replace(results, peers=against.run(asked.out, QUICK_PEERS if asked.quick else against.Settings()))
         elif part == "batch":
             results = replace(results, batch=batch.run(asked.out, batch_settings))
         else:
@@ -62,8 +75,10 @@ def _settings(asked: argparse.Namespace) -> tuple[serving.Settings, batch.Settin
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="http, batch, size (default: all three); or: profile http")
-    parser.add_argument("--quick", action="store_true", help="all parts in under two minutes, to see that they work")
+    parser.add_argument(
+        "parts", nargs="*", help="http, peers, batch, size (default: all); or: profile http; or: overload; or: swap"
+    )
+    parser.add_argument("--quick", action="store_true", help="all parts briefly, to see that they work")
     parser.add_argument("--rows", type=int, help="rows of the batch part")
     parser.add_argument("--rounds", type=int, help="rounds of the http and batch parts")
     parser.add_argument("--seconds", type=int, help="seconds of each load of the http part, or of the profile")
@@ -71,8 +86,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where everything is written, the report included")
     asked = parser.parse_args()
     asked.parts = asked.parts or list(PARTS)
-    if asked.parts != ["profile", "http"] and not set(asked.parts) <= set(PARTS):
-        parser.error(f"unknown part among {' '.join(asked.parts)}: http, batch, size, or: profile http")
+    if asked.parts not in (["profile", "http"], ["overload"], ["swap"]) and not set(asked.parts) <= set(PARTS):
+        parser.error(
+            f"unknown part among {' '.join(asked.parts)}: http, peers, batch, size; profile http; overload; swap"
+        )
     # Only a complete, full run becomes the report that is committed.
     smaller = asked.quick or asked.rows or asked.seconds or asked.connections
     complete = asked.out is None and asked.parts == list(PARTS) and not smaller

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import batch, plot, serving, size
+from benchmarks import against, batch, peers_report, plot, serving, size
+from benchmarks.tables import met, spread, table, three
 
 GOAL_ECHO = 0.5
 GOAL_GRANIAN = 1.0
@@ -44,6 +45,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     machine: dict[str, Any]
     http: serving.HttpResult | None = None
+    peers: against.PeersResult | None = None
     batch: batch.BatchResult | None = None
     size: size.Size | None = None
 
@@ -54,6 +56,8 @@ def write(results: Results, folder: Path) -> Path:
     if results.http is not None:
         (folder / CHART).write_text(_chart(results.http), encoding="utf-8")
         sections.append(_http(results.http))
+    if results.peers is not None:
+        sections.append(peers_report.section(results.peers))
     if results.batch is not None:
         sections.append(_batch(results.batch))
     if results.size is not None:
@@ -69,7 +73,7 @@ def _head(results: Results) -> str:
     lines = [
         "# Benchmarks",
         f"Written by `{results.command}` on {machine['date']}, not by hand. Ratios are of figures from this one run.",
-        _table(
+        table(
             ("", ""),
             [
                 ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),
@@ -82,7 +86,7 @@ def _head(results: Results) -> str:
             ],
         ),
         "## Goals",
-        _table(("figure", "measured", "goal", ""), _goals(results)),
+        table(("figure", "measured", "goal", ""), _goals(results)),
     ]
     noise = max([x.others for x in _measured(results)], default=0.0)
     if noise > NOISY:
@@ -109,26 +113,28 @@ def _goals(results: Results) -> list[Sequence[str]]:
                     "requests/s over the raw echo's, 64 connections",
                     f"{echo:.2f}",
                     f"≥ {GOAL_ECHO}",
-                    _met(echo >= GOAL_ECHO),
+                    met(echo >= GOAL_ECHO),
                 ),
                 (
                     "requests/s over Granian's echo, 64 connections",
                     f"{granian:.2f}",
                     f"> {GOAL_GRANIAN:.0f}",
-                    _met(granian > GOAL_GRANIAN),
+                    met(granian > GOAL_GRANIAN),
                 ),
             ]
         if 1 in http.settings.connections:
             p50 = statistics.median(http.ratios("p50", "raw_echo", 1))
-            rows.append(("p50 over the raw echo's, 1 connection", f"{p50:.2f}", f"≤ {GOAL_P50}", _met(p50 <= GOAL_P50)))
-        rows.append(("requests without a 2xx answer", f"{errors:,}", "0", _met(errors == 0)))
+            rows.append(("p50 over the raw echo's, 1 connection", f"{p50:.2f}", f"≤ {GOAL_P50}", met(p50 <= GOAL_P50)))
+        rows.append(("requests without a 2xx answer", f"{errors:,}", "0", met(errors == 0)))
+    if results.peers is not None:
+        rows += peers_report.goals(results.peers)
     if (scored := results.batch) is not None:
         ratio = statistics.median(scored.ratios("rows_per_second"))
         peak = max(x.peak_mb for x in scored.of("tidemill"))
         rows += [
-            ("rows/s over the hand-written loop's", f"{ratio:.2f}", f"≥ {GOAL_BATCH:.2f}", _met(ratio >= GOAL_BATCH)),
-            ("peak memory of `tidemill score`", f"{peak:,.0f} MB", f"≤ {GOAL_MB:,.0f} MB", _met(peak <= GOAL_MB)),
-            ("outputs equal to the loop's, all rows", "yes" if scored.equal else "no", "yes", _met(scored.equal)),
+            ("rows/s over the hand-written loop's", f"{ratio:.2f}", f"≥ {GOAL_BATCH:.2f}", met(ratio >= GOAL_BATCH)),
+            ("peak memory of `tidemill score`", f"{peak:,.0f} MB", f"≤ {GOAL_MB:,.0f} MB", met(peak <= GOAL_MB)),
+            ("outputs equal to the loop's, all rows", "yes" if scored.equal else "no", "yes", met(scored.equal)),
         ]
     if (installed := results.size) is not None:
         seconds = statistics.median(installed.seconds)
@@ -137,9 +143,9 @@ def _goals(results: Results) -> list[Sequence[str]]:
                 "core install",
                 f"{installed.megabytes:.0f} MB",
                 f"< {size.LIMIT_MB} MB",
-                _met(installed.megabytes < size.LIMIT_MB),
+                met(installed.megabytes < size.LIMIT_MB),
             ),
-            ("import of `tidemill`", f"{seconds:.3f} s", f"< {size.LIMIT_S} s", _met(seconds < size.LIMIT_S)),
+            ("import of `tidemill`", f"{seconds:.3f} s", f"< {size.LIMIT_S} s", met(seconds < size.LIMIT_S)),
         ]
     return rows
 
@@ -154,17 +160,17 @@ def _http(result: serving.HttpResult) -> str:
                 (
                     str(connections),
                     label,
-                    _spread([x.per_second for x in loads]),
-                    _spread([x.p50 for x in loads]),
-                    _spread([x.p99 for x in loads]),
-                    _spread([x.server_us for x in loads], ".1f"),
+                    spread([x.per_second for x in loads]),
+                    spread([x.p50 for x in loads]),
+                    spread([x.p99 for x in loads]),
+                    spread([x.server_us for x in loads], ".1f"),
                     f"{statistics.median(x.server_busy for x in loads):.0%}",
                     f"{statistics.median(x.client_busy for x in loads):.0%}",
                     f"{sum(x.errors for x in loads):,}",
                 )
             )
     ratios = [
-        (str(n), *(_spread(result.ratios(figure, other, n), ".2f") for figure, other, _ in RATIOS))
+        (str(n), *(spread(result.ratios(figure, other, n), ".2f") for figure, other, _ in RATIOS))
         for n in settings.connections
     ]
     granian = f"Granian {result.granian}, one worker, uvloop: the best of st and mt with asyncio and rust tasks."
@@ -180,12 +186,12 @@ servers in turn in each. Figures are the median of the rounds, lowest to highest
 
 **Tidemill's figure over another's**, round by round
 
-{_table(("connections", *(name for _, _, name in RATIOS)), ratios)}
+{table(("connections", *(name for _, _, name in RATIOS)), ratios)}
 
 **Closed loop.** Each connection asks again as soon as it is answered. A client that is near 100 % busy is the limit
 itself: the server could do more, and its CPU time a request says how much.
 
-{_table(CLOSED_HEADER, rows)}
+{table(CLOSED_HEADER, rows)}
 
 {_open(result)}
 
@@ -214,7 +220,7 @@ def _open(result: serving.HttpResult) -> str:
 {serving.OPEN_CONNECTIONS} connections, each latency counted from the moment its request was planned. "Client late" is
 how late the client itself sent, 99th percentile; it is part of the latencies.{end}
 
-{_table(OPEN_HEADER, rows)}"""
+{table(OPEN_HEADER, rows)}"""
 
 
 def _batch(result: batch.BatchResult) -> str:
@@ -225,9 +231,9 @@ def _batch(result: batch.BatchResult) -> str:
         rows.append(
             (
                 label,
-                _spread([x.rows_per_second for x in scores]),
-                _spread([x.seconds for x in scores], ".1f"),
-                _spread([x.cpu_seconds for x in scores], ".1f"),
+                spread([x.rows_per_second for x in scores]),
+                spread([x.seconds for x in scores], ".1f"),
+                spread([x.cpu_seconds for x in scores], ".1f"),
                 f"{max(x.peak_mb for x in scores):,.0f}",
                 str(max(x.processes for x in scores)),
             )
@@ -242,10 +248,10 @@ letters or resume. Each run is a whole process, start and commit included; {sett
 (lowest to highest). Rows were counted after every run; all outputs ({columns}) were compared once and were
 {"equal" if result.equal else "**not equal**"}.
 
-{_table(BATCH_HEADER, rows)}
+{table(BATCH_HEADER, rows)}
 
-`tidemill score` over the loop, round by round: rows/s **{_spread(result.ratios("rows_per_second"), ".2f")}**,
-CPU seconds {_spread(result.ratios("cpu_seconds"), ".2f")}.
+`tidemill score` over the loop, round by round: rows/s **{spread(result.ratios("rows_per_second"), ".2f")}**,
+CPU seconds {spread(result.ratios("cpu_seconds"), ".2f")}.
 This part alone: `python -m benchmarks batch` (`--rows N` for fewer)."""
 
 
@@ -255,33 +261,15 @@ def _size(found: size.Size) -> str:
     return f"""## Size
 
 A core install from the locked requirements takes {found.megabytes:.0f} MB on disk without byte code ({parts}).
-`import tidemill` in a new process: {_spread(found.seconds, ".3f")} s, {len(found.seconds)} times; with every public
-name loaded, ONNX Runtime and PyArrow with them: {_spread(found.names_seconds, ".3f")} s.
+`import tidemill` in a new process: {spread(found.seconds, ".3f")} s, {len(found.seconds)} times; with every public
+name loaded, ONNX Runtime and PyArrow with them: {spread(found.names_seconds, ".3f")} s.
 This part alone: `python -m benchmarks size`."""
 
 
 def _chart(result: serving.HttpResult) -> str:
     series = [
-        plot.Series(label, [_three([x.per_second for x in result.of(key, n)]) for n in result.settings.connections])
+        plot.Series(label, [three([x.per_second for x in result.of(key, n)]) for n in result.settings.connections])
         for key, label in LABELS.items()
     ]
     groups = [str(n) for n in result.settings.connections]
     return plot.bars("Requests per second, one core", groups, "connections", series)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _spread(values: Sequence[float], form: str = ",.0f") -> str:
-    middle, low, high = _three(values)
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    return statistics.median(values), min(values), max(values)
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "**not met**"

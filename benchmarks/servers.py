@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 import psutil
@@ -101,10 +102,7 @@ def tidemill(model: Model, bodies: list[bytes]) -> Server:
     expected = dict(zip(bodies, model.answers(bodies), strict=True))
 
     def right(body: bytes, answer: bytes) -> bool:
-        found = {output["name"]: output["data"] for output in orjson.loads(answer)["outputs"]}
-        return found.keys() == expected[body].keys() and all(
-            _float32(found[name]) == _float32(values) for name, values in expected[body].items()
-        )
+        return same_values(orjson.loads(answer)["outputs"], expected[body])
 
     command: list[str | Path] = [BIN / "tidemill", "serve", model.package, "--port", str(port)]
     return Server("tidemill", "tidemill serve", command, port, model.path, right, ready="/v2/health/ready")
@@ -128,6 +126,14 @@ def started(server: Server, core: int, bodies: list[bytes], logs: Path) -> Itera
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def same_values(outputs: list[dict[str, Any]], expected: dict[str, list[float]]) -> bool:
+    """Whether an answer's tensors hold what the model says, bit for bit in float32."""
+    found = {output["name"]: output["data"] for output in outputs}
+    return found.keys() == expected.keys() and all(
+        _float32(found[name]) == _float32(values) for name, values in expected.items()
+    )
 
 
 def free_port() -> int:
