@@ -82,7 +82,7 @@ class Server:
         options = self.options
         guard = self.security.guard if options.auth is not None or options.rate_limits is not None else None
         calls = Calls(options.http.max_body_bytes, options.access_log, guard, self.monitor.counts.error)
-        return Grpc(self.service, lambda: self.service.control, calls)
+        return Grpc(self.service, calls)
 
     @property
     def address(self) -> str:

@@ -144,8 +144,6 @@ def test_what_is_not_offered_says_so(client) -> None:
     shared_memory.set_shared_memory("region", 12)
     with pytest.raises(InferenceServerException, match="shared memory is not offered"):
         client.infer("matrix", [shared_memory])
-    with pytest.raises(InferenceServerException, match=r"parameter 'config': a load takes none"):
-        client.load_model("matrix", config="{}")
 
 
 def test_its_timeouts_are_deadlines(client) -> None:

@@ -23,7 +23,7 @@ from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, not_allowed
 from tidemill.realtime.service import Service
 
-__all__ = ["Repository", "load_of"]
+__all__ = ["Repository", "load_of", "unload_of"]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Repository:
         self._changes: set[asyncio.Task[None]] = set()
         self._actions: dict[str, Callable[[str, dict[str, Any]], Change]] = {
             "load": lambda name, doc: load_of(name, parameters_of(doc, "the request")),
-            "unload": _unload_of,
+            "unload": lambda name, doc: unload_of(name, parameters_of(doc, "the request")),
             "aliases": lambda name, doc: _decoded(Aliases, name, doc),
             "traffic": lambda name, doc: _decoded(Traffic, name, doc),
         }
@@ -138,8 +138,9 @@ def _policy(policy: Any) -> Versions:
     )
 
 
-def _unload_of(name: str, doc: dict[str, Any]) -> Unload:
-    for key in parameters_of(doc, "the request"):
+def unload_of(name: str, parameters: dict[str, Any]) -> Unload:
+    """The change that Triton's unload parameters ask for. Raises InputError for one that is not known."""
+    for key in parameters:
         if key != "unload_dependents":  # nothing depends on another model here
             raise InputError(f"parameter {key!r:.80}: an unload takes unload_dependents only", field=key[:80])
     return Unload(name=name)

@@ -16,7 +16,7 @@ from tidemill.realtime.protocols.grpc.messages import DecodeError, message
 from tidemill.realtime.protocols.grpc.varints import Unusual, length_at, packed_varints, varint_at
 from tidemill.rows import Array
 
-__all__ = ["CONTENTS", "Contents", "DecodeError", "InferRequest", "Tensor", "decode", "decode_quickly"]
+__all__ = ["CONTENTS", "Contents", "DecodeError", "InferRequest", "Tensor", "decode", "decode_quickly", "parameters_of"]
 
 Contents = Array | list[bytes]
 

@@ -13,11 +13,13 @@ from google.protobuf.json_format import ParseDict
 
 from tidemill.errors import InputError, NotFound, TidemillError, Unavailable
 from tidemill.realtime.http2_stream import H2Stream
-from tidemill.realtime.models.control import Change, Control, Load, Unload
+from tidemill.realtime.models.control import Change, Control
 from tidemill.realtime.protocols.grpc.calls import Calls, Wishes, parse
+from tidemill.realtime.protocols.grpc.decode import parameters_of
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, framed
 from tidemill.realtime.protocols.grpc.messages import message
 from tidemill.realtime.protocols.oip_models import EXTENSIONS, configuration, metadata
+from tidemill.realtime.protocols.oip_repository import load_of, unload_of
 from tidemill.realtime.security.scopes import Need
 from tidemill.realtime.service import Service, State
 
@@ -32,9 +34,8 @@ Tell = Callable[[Any], dict[str, Any]]
 class Models:
     """The methods of one message each way, but for ModelInfer."""
 
-    def __init__(self, service: Service, control: Callable[[], Control | None], calls: Calls) -> None:
+    def __init__(self, service: Service, calls: Calls) -> None:
         self._service = service
-        self._control = control
         self._calls = calls
         self._changes: set[asyncio.Task[None]] = set()
         tells: dict[str, Tell] = {
@@ -50,8 +51,8 @@ class Models:
         self.methods: dict[str, Callable[[H2Stream], None]] = {
             name: self._telling(name, tell) for name, tell in tells.items()
         }
-        self.methods["RepositoryModelLoad"] = self._changing("RepositoryModelLoad", Load, _no_override)
-        self.methods["RepositoryModelUnload"] = self._changing("RepositoryModelUnload", Unload, lambda _: None)
+        self.methods["RepositoryModelLoad"] = self._changing("RepositoryModelLoad", load_of)
+        self.methods["RepositoryModelUnload"] = self._changing("RepositoryModelUnload", unload_of)
 
     def _telling(self, name: str, tell: Tell) -> Callable[[H2Stream], None]:
         answer_type = message(f"inference.{name}Response")
@@ -93,27 +94,23 @@ class Models:
         return {"model_stats": [{"name": e.name, "version": e.version, **e.counters.snapshot()} for e in counted]}
 
     def _index(self, asked: Any) -> dict[str, Any]:
-        control = self._control()
+        control = self._service.control
         states = [] if control is None else [(s.name, s.version, s.state, s.reason) for s in control.index()]
         fields = ("name", "version", "state", "reason")
         kept = [s for s in states if s[2] == "READY" or not asked.ready]
         return {"models": [dict(zip(fields, state, strict=True)) for state in kept]}
 
-    def _changing(
-        self, name: str, change: type[Change], check: Callable[[Any], None]
-    ) -> Callable[[H2Stream], None]:  # fmt: skip
+    def _changing(self, name: str, change_of: Callable[[str, dict[str, Any]], Change]) -> Callable[[H2Stream], None]:
         def take(stream: H2Stream, wishes: Wishes, data: bytes) -> None:
             asked = parse(f"inference.{name}Request", data[FRAME_BYTES:])
             self._calls.enter(stream, Need.of("admin", asked.model_name))
-            check(asked)
             if not asked.model_name:
                 raise InputError("model_name is empty", field="model_name")
-            control = self._control()
+            change = change_of(asked.model_name, parameters_of(asked.parameters))
+            control = self._service.control
             if control is None:
                 raise Unavailable("the models are being loaded", retry_after=1.0)
-            task = asyncio.get_running_loop().create_task(
-                self._change(control, change(name=asked.model_name), stream, wishes)
-            )
+            task = asyncio.get_running_loop().create_task(self._change(control, change, stream, wishes))
             self._changes.add(task)
             task.add_done_callback(self._changes.discard)
 
@@ -141,10 +138,3 @@ def _need(name: str, asked: Any) -> Need:
         return Need.of("read")
     need = Need.of("read", asked.name.partition("@")[0])
     return need._replace(open_as="health") if name == "ModelReady" else need
-
-
-def _no_override(asked: Any) -> None:
-    """A package's configuration and files are its own, and signed: a load brings none."""
-    if asked.parameters:
-        first = next(iter(asked.parameters))
-        raise InputError(f"parameter {first!r:.80}: a load takes none; models come from the repository as they are")

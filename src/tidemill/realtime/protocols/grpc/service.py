@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tidemill.realtime.http2_stream import H2Stream
-from tidemill.realtime.models.control import Control
 from tidemill.realtime.protocols.grpc.calls import Calls
 from tidemill.realtime.protocols.grpc.health import Health
 from tidemill.realtime.protocols.grpc.infer import Infer, Targets
@@ -27,8 +26,7 @@ ABSENT = ("SharedMemory", "TraceSetting", "LogSettings")
 class Grpc:
     """Answers gRPC calls."""
 
-    def __init__(self, service: Service, control: Callable[[], Control | None], calls: Calls) -> None:
-        """`control` gives what loads and unloads models, once there is one."""
+    def __init__(self, service: Service, calls: Calls) -> None:
         self._calls = calls
         targets = Targets(service, calls)
         self._streams = StreamInfer(targets, calls)
@@ -38,7 +36,7 @@ class Grpc:
             f"{INFERENCE}/ModelInfer": Infer(targets, calls),
             f"{INFERENCE}/ModelStreamInfer": self._streams,
         }
-        methods |= {f"{INFERENCE}/{name}": begin for name, begin in Models(service, control, calls).methods.items()}
+        methods |= {f"{INFERENCE}/{name}": begin for name, begin in Models(service, calls).methods.items()}
         methods |= {f"{HEALTH}/{name}": begin for name, begin in self._health.methods.items()}
         for package in REFLECTION:
             methods[f"{package}.ServerReflection/ServerReflectionInfo"] = Reflection(calls, package, services)
