@@ -24,6 +24,9 @@ PATHS = (
     ("tls", "key"),
     ("tls", "client_ca"),
     ("auth", "keys"),
+    ("auth", "jwt", "public_key"),
+    ("auth", "jwt", "secret_file"),
+    ("auth", "jwt", "jwks"),
 )
 
 
@@ -51,7 +54,8 @@ def _from(root: Path, raw: dict[str, Any], path: tuple[str, ...]) -> None:
         raw = raw.get(section, {})
     value = raw.get(key)
     if isinstance(value, str):
-        raw[key] = str(root / value)
+        if "://" not in value:
+            raw[key] = str(root / value)
     elif value is not None:
         raw[key] = [str(root / one) for one in value]
 

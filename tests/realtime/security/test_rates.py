@@ -102,8 +102,14 @@ def test_callers_have_their_own(clock: Clock) -> None:
 
 def test_replicas_share(clock: Clock) -> None:
     rates = Rates(RateLimits(default=Rate(requests=100)))
-    rates.share = 1 / 4
+    assert taken(rates, "known") == 100
+    rates.share(4)
     assert taken(rates, "shop") == 25
+    clock.now += 10.0
+    assert taken(rates, "known") == 25
+    rates.share(1)
+    clock.now += 10.0
+    assert taken(rates, "known") == 100
 
 
 def test_a_flood_of_callers_takes_bounded_memory_and_the_busy_stay_known(clock: Clock) -> None:
@@ -114,7 +120,7 @@ def test_a_flood_of_callers_takes_bounded_memory_and_the_busy_stay_known(clock: 
         clock.now += 1e-5
         with pytest.raises(Overloaded):
             rates.admit("busy", "m")
-    assert len(rates._full) <= 100
+    assert len(rates._callers) <= 50
 
 
 def test_addresses_are_counted_only_if_asked_for_and_by_network(clock: Clock) -> None:

@@ -57,7 +57,7 @@ class Security:
     def share(self, replicas: int) -> None:
         """So many processes serve: each gives away its part of the rate limits."""
         if self.rates is not None:
-            self.rates.share = 1 / max(1, replicas)
+            self.rates.share(replicas)
 
     def reload(self) -> None:
         """Read the certificates again whether or not their files look changed; keys are looked at too."""
