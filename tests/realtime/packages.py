@@ -118,6 +118,11 @@ def fragile(directory: Path) -> Path:
     return _write(directory / "fragile", FRAGILE, inputs, [Output(name="root", datatype="FP64")])
 
 
+def scalar(directory: Path, name: str, source: str) -> Path:
+    """A model of the test's own: `y` of `x`, both FP64 (-1)."""
+    return _write(directory / name, source, [Input(name="x", datatype="FP64")], [Output(name="y", datatype="FP64")])
+
+
 def tabular(directory: Path) -> Path:
     """Named columns: `age` (nullable, 0 to 120), `city` (of three), `income` (nullable)."""
     inputs = [

@@ -41,6 +41,8 @@ class Live:
         self.may_block = manifest.runtime.name == "python" or manifest.transform is not None
         limits = [x for x in (call_rows, manifest.runtime.max_call_rows) if x is not None]
         self.call_rows = min(limits) if limits else None
+        self.on_error: Callable[[BaseException], None] | None = None
+        """Told of each exception of the model, on the thread on which it was raised."""
         self._bisect = manifest.rows_independent and manifest.repeatable
         self._validator = Validator(manifest.inputs)
         self._fills = [i for i in manifest.inputs if i.fill is not None]
@@ -110,6 +112,8 @@ class Live:
         except BaseException as error:
             if is_interrupt(error):
                 raise
+            if self.on_error is not None:
+                self.on_error(error)
             if rows.n > 1 and self._bisect:
                 middle = rows.n // 2
                 left, lost = self._attempt(rows.slice(0, middle), until)

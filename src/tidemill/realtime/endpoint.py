@@ -13,6 +13,7 @@ from tidemill.prediction.batched import Batched, BatchLimits
 from tidemill.prediction.budget import Budget
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
+from tidemill.realtime.error_log import ErrorLog
 from tidemill.realtime.models.options import EndpointOptions
 from tidemill.realtime.models.shadow import Shadow
 from tidemill.realtime.models.split import Split
@@ -61,6 +62,7 @@ class Endpoint:
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
         self.batched = Batched(live, profile, batching, loop, self.counters, budget, self.slo)
+        live.on_error = ErrorLog(self.name, self.version)
         self._probe = Probe(self.batched, example, loop)
 
     @property
