@@ -10,8 +10,12 @@ from tests.packages import make
 from tests.prediction.calls import CHEAP, DEAR, Seen, in_loop
 from tests.realtime import packages
 from tidemill.errors import Late, Overloaded, Unavailable
+from tidemill.model.package import open_package
 from tidemill.model.signature import Input, Output
+from tidemill.observability.counters import Counters
 from tidemill.prediction.batched import Batched, BatchLimits
+from tidemill.prediction.budget import Budget
+from tidemill.prediction.live import Live
 from tidemill.prediction.profile import Profile
 
 
@@ -380,3 +384,52 @@ def test_more_workers_run_at_the_same_time(tmp_path: Path) -> None:
         assert batched.counters.execution_count == 2
 
     in_loop(packages.fragile(tmp_path), work, limits=BatchLimits(workers=2, max_rows=1))
+
+
+async def pair(packages_: tuple[Path, Path], budget: Budget) -> tuple[Batched, Batched]:
+    loop = asyncio.get_running_loop()
+    lives = [Live.open(open_package(p)) for p in packages_]
+    first, second = [Batched(live, DEAR, BatchLimits(), loop, Counters(), budget) for live in lives]
+    return first, second
+
+
+def test_endpoints_that_compute_share_the_cores_and_those_that_wait_need_none(tmp_path: Path) -> None:
+    async def run() -> None:
+        made = packages.sleeper(tmp_path), packages.sleeper(tmp_path, name="other")
+        first, second = await pair(made, Budget(1))
+
+        async def both() -> tuple[Seen, Seen]:
+            calls = Seen(first.live, seconds=[0.1]), Seen(second.live, seconds=[0.1])
+            for batched, call in zip((first, second), calls, strict=True):
+                batched.submit(call)
+            for call in calls:
+                await call.wait()
+            return calls
+
+        a, b = await both()
+        assert a.finished <= b.started, "until it is known that they only wait, one at a time"
+        for _ in range(10):
+            a, b = await both()
+        assert b.started < a.finished
+        first.close()
+        second.close()
+
+    asyncio.run(run())
+
+
+def test_a_model_that_hangs_does_not_hold_up_another(tmp_path: Path) -> None:
+    async def run() -> None:
+        made = packages.sleeper(tmp_path), packages.sleeper(tmp_path, name="other")
+        hanging, other = await pair(made, Budget(1))
+        hanging.submit(stuck := Seen(hanging.live, seconds=[3.0]))
+        await asyncio.sleep(0)
+        other.submit(call := Seen(other.live, seconds=[0.0]))
+        await call.wait()
+        assert stuck.answer is None
+        await stuck.wait()
+        assert other.idle
+        assert hanging.idle
+        hanging.close()
+        other.close()
+
+    asyncio.run(run())
