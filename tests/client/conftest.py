@@ -30,7 +30,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture(params=["Client", "AsyncClient"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """`ask(url, "predict", "model", data, client={"retries": 0})`: one call of either client, made and closed for it."""
+    """`ask(url, "predict", "model", data, client={"retries": 0})`: one call of a client made for it."""
 
     def sync(url: str, method: str, *arguments: Any, client: dict[str, Any] | None = None, **more: Any) -> Any:
         with Client(url, **(client or {})) as made:

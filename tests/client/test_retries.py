@@ -1,4 +1,4 @@
-"""What is asked again, when, and within which time: conversations by themselves, and clients against lost connections."""
+"""What is asked again, when, and within which time: conversations alone, and clients against lost connections."""
 
 import socket
 import threading
