@@ -22,7 +22,7 @@ FILE = Path("keys.toml")
 
 @keys.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Whose key it is: in logs, metrics and rate limits.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: in logs, metrics and rate limits.")],
     scope: Annotated[
         list[str] | None,
         typer.Option(metavar="SCOPE", help="infer, read or admin, of some models as infer:NAME or infer:PREFIX*."),
@@ -56,7 +56,7 @@ def list_keys(file: File = FILE, as_json: Annotated[bool, typer.Option("--json",
 
 @keys.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="The key's name or ID.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name or ID.")],
     file: File = FILE,
 ) -> None:
     """Revoke a key: servers refuse it within about a second."""
