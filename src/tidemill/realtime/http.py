@@ -23,7 +23,7 @@ from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.plane import Plane
 from tidemill.realtime.request import JSON, Handler, Request
 
-__all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request", "create_listener"]
+__all__ = ["JSON", "Handler", "HttpLimits", "HttpServer", "Request", "create_listener", "stop_handshakes"]
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class HttpServer:
             return
         with queue:
             if not self.leaves_queue:
-                _stop_handshakes(queue)
+                stop_handshakes(queue)
                 with contextlib.suppress(BlockingIOError):
                     while True:
                         self._take(queue.accept()[0])
@@ -238,7 +238,7 @@ def _capacity(wanted: int) -> int:
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))
 
 
-def _stop_handshakes(listener: socket.socket) -> None:
+def stop_handshakes(listener: socket.socket) -> None:
     """Let the kernel complete no more connections of a socket that nobody else listens on.
 
     Else one could slip in between the last accept and the close, and would be reset. The filter drops every packet; a

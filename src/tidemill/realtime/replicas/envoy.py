@@ -19,11 +19,12 @@ from typing import Any
 import orjson
 
 from tidemill.errors import ConfigError, MissingExtra, TidemillError
-from tidemill.realtime.http import create_listener
+from tidemill.realtime.http import create_listener, stop_handshakes
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import told_end
 from tidemill.realtime.replicas.envoy_config import Backend, Front, arguments, bootstrap, endpoints, routes
+from tidemill.realtime.replicas.listeners import listeners_of, waiting
 
 __all__ = ["Envoy", "installed"]
 
@@ -37,6 +38,8 @@ TIED = (
 # Seconds for Envoy to be up, and between looks at whether it is, or is idle.
 PATIENCE = 30.0
 LOOK = 0.02
+# Seconds within which Envoy accepts what waits for it.
+QUEUED = 2.0
 # Looks in a row at which nothing may be in flight: the first request of a connection may still be on its way.
 IDLE = 5
 
@@ -138,6 +141,7 @@ class Envoy:
         try:
             await self._ask("POST", "/drain_listeners?graceful&skip_exit")
             await asyncio.sleep(lame_duck)
+            await self._empty_queues()
             await self._ask("POST", "/drain_listeners")
             deadline = monotonic() + grace
             idle = 0
@@ -147,6 +151,19 @@ class Envoy:
                 await asyncio.sleep(LOOK)
         except OSError as error:
             log.error("Envoy cannot be drained", extra={"reason": str(error)})
+
+    async def _empty_queues(self) -> None:
+        """Let no connection be completed that Envoy would reset unseen when it closes its listeners."""
+        if self._process is None:
+            return
+        with contextlib.ExitStack() as open_:
+            listeners = [open_.enter_context(one) for one in listeners_of(self._process.pid, self._front.port)]
+            for one in listeners:
+                stop_handshakes(one)
+            for _ in range(round(QUEUED / LOOK)):
+                if not any(waiting(one) for one in listeners):
+                    return
+                await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
         """End it."""
