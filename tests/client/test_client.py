@@ -192,6 +192,8 @@ def test_threads_share_a_client(server):
         ("127.0.0.1:8080", {}, "expected http://HOST:PORT"),
         ("http://h", {"ca": "ca.pem"}, "are for https"),
         ("http://h", {"api_key": "k", "token": "t"}, "give one of them"),
+        ("http://h", {"api_key": "clé"}, "x-api-key: what a header holds is plain ASCII"),
+        ("http://h", {"token": "a\r\nb: c"}, "authorization: what a header holds is plain ASCII"),
         ("https://h", {"ca": "/none.pem"}, "cannot be read"),
     ],
 )

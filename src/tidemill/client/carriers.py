@@ -54,6 +54,9 @@ class _Connected:
             told["x-api-key"] = api_key
         if token is not None:
             told["authorization"] = f"Bearer {token}"
+        for name, value in told.items():
+            if not (value.isascii() and value.isprintable()):
+                raise ConfigError(f"{name}: what a header holds is plain ASCII; check the key, token or header given")
         try:
             import httpx
         except ImportError:
