@@ -29,6 +29,7 @@ from tidemill.realtime.management import Management
 from tidemill.realtime.models.desired import Desired
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.local import LocalControl
+from tidemill.realtime.notify import notify
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.child import Child, Phase
 from tidemill.realtime.replicas.choice import choose_balancer
@@ -45,14 +46,14 @@ __all__ = ["Reread", "Supervisor", "supervise"]
 log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
-Reread = Callable[[], tuple[Sequence[PathLike], ServeOptions]]
+Reread = Callable[[], ServeOptions]
 
 
 class Supervisor:
     """The replicas of one address, in the running event loop."""
 
     def __init__(self, packages: Sequence[PathLike], options: ServeOptions, reread: Reread | None = None) -> None:
-        """`reread` gives what to serve after a SIGHUP; without it, that is the same packages, read again.
+        """`reread` gives how to serve after a SIGHUP; packages are read again in any case.
 
         Raises ConfigError for options that contradict each other, OSError where there is no room for its files.
         """
@@ -119,6 +120,7 @@ class Supervisor:
 
     def drain(self) -> None:
         """End in order."""
+        notify("STOPPING=1")
         log.info("draining", extra={"in_flight": sum(c.report.in_flight for c in self.fleet.of(Phase.READY))})
         if self._envoy is None:
             self.fleet.drain(self._options.lame_duck)
@@ -203,22 +205,22 @@ class Supervisor:
 
     # -- what is served ------------------------------------------------------------------------------------
 
-    async def _load(self, packages: Sequence[PathLike], options: ServeOptions) -> None:
+    async def _load(self, options: ServeOptions) -> None:
         """Have replicas serve this, in place of what they serve now. Raises what keeps them from it."""
-        control = LocalControl(Keeper(options, packages), self.fleet)
+        control = LocalControl(Keeper(options, self._packages), self.fleet)
         self.fleet.roll(options)
         await control.start()
         if self._control is not None:
             self._control.close()
         self._control = control
-        self._packages, self._options = packages, options
+        self._options = options
         self._told(control)
         if options.repository is not None and options.model_control == "poll":
             control.poll(options.repository.interval)
 
     async def _begin(self) -> None:
         try:
-            await self._load(self._packages, self._options)
+            await self._load(self._options)
             if self._policy.balancer == "auto":
                 await self._balance()
         except (TidemillError, OSError) as error:
@@ -237,11 +239,11 @@ class Supervisor:
 
     async def _reload(self) -> None:
         try:
-            packages, options = self._reread() if self._reread else (self._packages, self._options)
+            options = self._reread() if self._reread else self._options
             options.check()
             if (options.host, options.port) != (self._options.host, self._options.port):
                 log.warning("another host or port takes a restart", extra={"address": self.address})
-            await self._load(packages, options)
+            await self._load(options)
         except (TidemillError, OSError) as error:
             log.error("the new version is not served; the old one is, as before", extra={"reason": str(error)})
             self.fleet.back()
@@ -298,6 +300,7 @@ class Supervisor:
                 part.write_text(self.address + "\n", encoding="utf-8")
                 part.rename(path)
             log.info("ready", extra={"address": self.address, "replicas": ready})
+            notify("READY=1")
 
 
 def unrepeatable(desired: Desired) -> list[str]:
@@ -314,7 +317,7 @@ def unrepeatable(desired: Desired) -> list[str]:
 def supervise(packages: Sequence[PathLike], options: ServeOptions, reread: Reread | None = None) -> None:
     """Serve with replicas until SIGTERM or SIGINT has been handled in order; a second signal ends it at once.
 
-    SIGHUP rolls the replicas: `reread` gives what they serve from then on. Blocks; belongs on the main thread. Raises
+    SIGHUP rolls the replicas: `reread` gives how they serve from then on. Blocks; belongs on the main thread. Raises
     what keeps a first replica from serving, as the single process does, and OSError for an address that cannot be had.
     """
     log_to_stderr()
