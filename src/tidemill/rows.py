@@ -77,8 +77,9 @@ class Rows:
         """All rows of the parts, which have the same columns, in order."""
         if len(parts) == 1:
             return parts[0]
-        if isinstance(parts[0], PackedRows) and all(type(p) is PackedRows for p in parts):
-            return parts[0].joined(parts)
+        first = parts[0]
+        if isinstance(first, PackedRows) and all(type(p) is PackedRows and p.packed is first.packed for p in parts):
+            return first.joined(parts)
         columns = {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns}
         masked = {k for p in parts for k in p.valid}
         valid = {
@@ -89,18 +90,21 @@ class Rows:
 
 
 class PackedRows(Rows):
-    """Rows of one tensor of fixed width that are bytes still (native order, row-major).
+    """Rows of one tensor of fixed width that are bytes still (native order, row-major, of the dtype `packed`).
 
-    Joining the bytes of many callers is several times quicker than making and concatenating their arrays. All that
-    are joined are of one `name`, `dtype` and `width`: those of one model.
+    Joining the bytes of many callers is several times quicker than making, converting and concatenating their arrays.
+    All that are joined are of one `name`, `dtype` and `width`: those of one model.
     """
 
-    __slots__ = ("data", "dtype", "name", "width")
+    __slots__ = ("data", "dtype", "name", "packed", "width")
 
-    def __init__(self, name: str, data: bytes, dtype: np.dtype[Any], width: int, n: int) -> None:
+    def __init__(
+        self, name: str, data: bytes, dtype: np.dtype[Any], width: int, n: int, packed: np.dtype[Any] | None = None
+    ) -> None:
         self.name = name
         self.data = data
         self.dtype = dtype
+        self.packed = packed or dtype
         self.width = width
         self.n = n
         self.valid = _NONE
@@ -108,15 +112,19 @@ class PackedRows(Rows):
 
     @property
     def columns(self) -> Mapping[str, Array]:
-        """As of any rows; the array is a view of the bytes, made when it is first asked for."""
+        """As of any rows; the array is a view of the bytes, or converted from them, when it is first asked for."""
         if self._columns is _NONE:
-            self._columns = {self.name: np.ndarray((self.n, self.width), self.dtype, self.data)}
+            array: Array = np.ndarray((self.n, self.width), self.packed, self.data)
+            if self.packed is not self.dtype:
+                with np.errstate(over="ignore"):  # a number that is too large becomes infinite, as in any intake
+                    array = array.astype(self.dtype, copy=False)
+            self._columns = {self.name: array}
         return self._columns
 
     def joined(self, parts: Sequence[Any]) -> PackedRows:
         """All rows of the parts, which are packed like this one, in order."""
         data = b"".join([p.data for p in parts])
-        return PackedRows(self.name, data, self.dtype, self.width, sum([p.n for p in parts]))
+        return PackedRows(self.name, data, self.dtype, self.width, sum([p.n for p in parts]), self.packed)
 
 
 _NONE: Mapping[str, Array] = {}

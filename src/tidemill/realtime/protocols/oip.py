@@ -12,14 +12,14 @@ from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
 from tidemill.realtime.encoding import WORTH_COMPRESSING
-from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
 from tidemill.realtime.models.split import Split
-from tidemill.realtime.protocols.oip_request import Asked, FastReader, Reader
+from tidemill.realtime.protocols.oip_fast import FastReader
+from tidemill.realtime.protocols.oip_request import Asked, Reader
 from tidemill.realtime.protocols.oip_response import Writer
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router
-from tidemill.realtime.service import Service
 from tidemill.realtime.timing import server_timing, timing_parameters, wants_timing
 from tidemill.rows import Rows
 
@@ -29,17 +29,15 @@ BINARY = b"application/octet-stream"
 JSON_SIZE = b"inference-header-content-length"
 
 
-def add_infer(router: Router, service: Service, max_body: int) -> None:
-    """`POST …/infer` of every model, with and without its version or alias."""
-    endpoints = service.endpoints
-    for name in endpoints.names:
-        infers = {one: Infer(one, max_body) for one in endpoints.versions(name)}
-        for path, one in endpoints.paths(name):
-            router.add("POST", f"/v2/models/{path}/infer", infers[one])
-        split = endpoints.split(name)
-        if split is not None:
-            shared = Infer(endpoints.find(name), max_body, split.among(infers))
-            router.add("POST", f"/v2/models/{name}/infer", shared)
+def add_infer(router: Router, endpoints: Endpoints, name: str, max_body: int) -> None:
+    """`POST …/infer` of a model, with and without its version or alias."""
+    infers = {one: Infer(one, max_body) for one in endpoints.versions(name)}
+    for path, one in endpoints.paths(name):
+        router.add("POST", f"/v2/models/{path}/infer", infers[one])
+    split = endpoints.split(name)
+    if split is not None:
+        shared = Infer(endpoints.find(name), max_body, split.among(infers))
+        router.add("POST", f"/v2/models/{name}/infer", shared)
 
 
 class Infer:

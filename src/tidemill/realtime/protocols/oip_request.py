@@ -6,13 +6,9 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
-import numpy as np
 import orjson
 
 from tidemill.datatypes import DATATYPES, DataType, datatype
@@ -22,10 +18,10 @@ from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.intake import Listed
 from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
-from tidemill.rows import VALID, Array, PackedRows, Rows
+from tidemill.rows import VALID, Array, Rows
 from tidemill.tensors import decode_tensor
 
-__all__ = ["Asked", "FastReader", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
+__all__ = ["Asked", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
 
 INT64_MAX = (1 << 63) - 1
 
@@ -191,84 +187,6 @@ class Reader:
                 raise InputError(f"output {name!r}: classification is not offered; declare a top_k output", field=name)
             wanted[name] = _flag(parameters, "binary_data", f"output {name!r}", binary)
         return list(wanted.items())
-
-
-class FastReader:
-    """Reads the commonest request without a detour: one float tensor of fixed width as flat JSON, perhaps an id.
-
-    What it reads is what `Reader` reads; anything else it leaves to that one. Of a one-row body that is framed byte
-    for byte like the one before, only the numbers are parsed.
-    """
-
-    def __init__(self, one: Input, limits: RequestLimits) -> None:
-        # Types made at run time, one set a model; the type checker cannot follow them.
-        name: Any = Literal[one.name]
-        width: Any = Literal[one.shape[1]]
-        datatype_: Any = Literal[one.datatype]
-        fields = [("name", name), ("shape", tuple[int, width]), ("datatype", datatype_), ("data", list[float | None])]
-        tensor: Any = msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False)
-        inputs: Any = tuple[tensor]
-        body = msgspec.defstruct(
-            "Body", [("inputs", inputs), ("id", str | None, None)], forbid_unknown_fields=True, gc=False
-        )
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(body).decode
-        row: Any = tuple.__class_getitem__((float | None,) * one.shape[1])
-        self._decode_row: Callable[[bytes], Any] = msgspec.json.Decoder(row).decode
-        self._before = self._after = b""
-        self._start, self._stop = 0, 0
-        self._name = one.name
-        self._width = one.shape[1]
-        self._dtype = one.type.dtype
-        self._max_rows = min(limits.max_rows, limits.max_elements // self._width)
-        code = {"FP32": "f", "FP64": "d", "FP16": "e"}[one.datatype]
-        self._pack = struct.Struct(f"={self._width}{code}").pack
-
-    @classmethod
-    def of(cls, live: Live, limits: RequestLimits) -> FastReader | None:
-        """A reader for a model with exactly one input, a two-dimensional float tensor of fixed width."""
-        inputs = live.package.manifest.inputs
-        if len(inputs) == 1 and inputs[0].type.is_float and len(inputs[0].shape) == 2 and inputs[0].shape[1] > 0:
-            return cls(inputs[0], limits)
-        return None
-
-    def read(self, body: bytes) -> tuple[Rows, str | None] | None:
-        """Rows and id, or None for a request that is not of this form (or not right)."""
-        try:
-            if self._start and body.startswith(self._before) and body.endswith(self._after):
-                # What stood between was one array; another array there makes the same document but for its numbers.
-                packed = self._pack(*self._decode_row(body[self._start : self._stop]))
-                return PackedRows(self._name, packed, self._dtype, self._width, 1), None
-            doc = self._decode(body)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, struct.error, OverflowError):
-            return None  # struct and overflow: a null, or a number that becomes infinite
-        tensor = doc.inputs[0]
-        shape = tensor.shape
-        n = shape[0]
-        data = tensor.data
-        if not 0 < n <= self._max_rows or len(data) != n * self._width:
-            return None
-        if n == 1:
-            try:
-                packed = self._pack(*data)
-            except (struct.error, OverflowError):
-                return None
-            if doc.id is None:
-                self._learn_frame(body, data)
-            return PackedRows(self._name, packed, self._dtype, self._width, 1), doc.id
-        with np.errstate(over="ignore"):
-            array = np.array(data, self._dtype).reshape(shape)
-        return Rows({self._name: array}, n), doc.id
-
-    def _learn_frame(self, body: bytes, data: list[float]) -> None:
-        """Remember what stands around the numbers, if it is beyond doubt where they stand."""
-        start = body.find(b"[", body.find(b'"data"'))
-        stop = body.find(b"]", start) + 1
-        try:
-            if '"' not in self._name and "[" not in self._name and list(self._decode_row(body[start:stop])) == data:
-                self._before, self._after = body[:start], body[stop:]
-                self._start, self._stop = start, stop - len(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return
 
 
 def load_json(text: bytes | memoryview) -> Any:
