@@ -137,6 +137,10 @@ class Endpoints:
             yield f"{name}/versions/{ref}", one
             yield f"{name}@{ref}", one
 
+    def shape(self, name: str) -> object:
+        """Equal for two sets in which this model is reached in the same ways and means the same."""
+        return list(self.paths(name)), self.split(name)
+
     def split(self, name: str) -> Split[Endpoint] | None:
         """How calls of a model that name no version are shared, if they are: then its `choose` says who answers."""
         return self._splits.get(name)

@@ -39,6 +39,10 @@ class Router:
         if method == "GET":
             methods["HEAD"] = handler
 
+    def include(self, other: Router) -> None:
+        """Answer what another one does, and as it does."""
+        self._targets.update(other._targets)
+
     def __call__(self, request: Request) -> None:
         methods = self._targets.get(request.target)
         if methods is None:

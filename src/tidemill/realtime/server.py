@@ -30,7 +30,7 @@ from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.protocols.grpc.calls import Calls
 from tidemill.realtime.protocols.grpc.service import Grpc
 from tidemill.realtime.protocols.oip import add_infer
-from tidemill.realtime.protocols.oip_models import add_health, add_models
+from tidemill.realtime.protocols.oip_models import add_health, add_lists, add_model
 from tidemill.realtime.protocols.oip_repository import Repository
 from tidemill.realtime.protocols.tfserving import add_tfserving
 from tidemill.realtime.request import Request
@@ -65,8 +65,9 @@ class Server:
         )
         self.models = Models(self.options, self._swapped, self.monitor.recorder)
         self._repository = Repository(self.service)
-        self._router = self._new_router()
-        self._add_always(self._router)
+        self._routes: dict[str, tuple[object, Router]] = {}
+        self._router = self._always = self._new_router()
+        self._add_always(self._always)
         handler = logged(self.handle) if self.options.access_log else self.handle
         tls = self.security.tls
         self.grpc = self._new_grpc()
@@ -184,15 +185,27 @@ class Server:
         self.service.endpoints = endpoints
         for one in endpoints:
             one.rates = self.security.rates
+        # What is as it was keeps its routes: the loop must not stand still for those of a hundred models.
+        before, self._routes = self._routes, {}
         router = self._new_router()
-        self._add_always(router)
-        most = self.options.http.max_body_bytes
-        add_models(router, self.service)
+        router.include(self._always)
+        for name in endpoints.names:
+            shape = endpoints.shape(name)
+            known = before.get(name)
+            routes = known[1] if known is not None and known[0] == shape else self._routes_of(endpoints, name)
+            self._routes[name] = shape, routes
+            router.include(routes)
+        add_lists(router, endpoints)
         self._repository.add(router)
-        add_tfserving(router, self.service, most)
-        add_infer(router, self.service, most)
         router.add("GET", "/openapi.json", document(cache(partial(_openapi, endpoints))))
         self._router = router
+
+    def _routes_of(self, endpoints: Endpoints, name: str) -> Router:
+        router, most = self._new_router(), self.options.http.max_body_bytes
+        add_model(router, self.service, endpoints, name)
+        add_tfserving(router, self.service, endpoints, name, most)
+        add_infer(router, endpoints, name, most)
+        return router
 
     def _add_always(self, router: Router) -> None:
         """What is answered from the first moment on."""

@@ -14,12 +14,12 @@ import orjson
 
 from tidemill.model.manifest import Manifest
 from tidemill.model.signature import Input, Output
-from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service
 
-__all__ = ["add_health", "add_models"]
+__all__ = ["add_health", "add_lists", "add_model"]
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -49,22 +49,24 @@ def add_health(router: Router, service: Service) -> None:
     router.add("GET", "/v2", document(orjson.dumps(about)))
 
 
-def add_models(router: Router, service: Service) -> None:
-    """Metadata, readiness, configuration and statistics of every model, with and without its version or alias."""
-    endpoints = service.endpoints
-    for name in endpoints.names:
-        versions = endpoints.versions(name)
-        known = [one.version for one in versions]
-        about = {one: document(metadata(one.manifest, known)) for one in versions}
-        configurations = {one: document(_configuration_of(one)) for one in versions}
-        for written, one in endpoints.paths(name):
-            path = f"/v2/models/{written}"
-            router.add("GET", path, about[one])
-            router.add("GET", f"{path}/ready", _model_ready(service, one))
-            router.add("GET", f"{path}/config", configurations[one])
-            router.add("GET", f"{path}/stats", document(_stats_of(versions if written == name else [one])))
-    # After the models, one of which may be called stats: what its name means is told under its version.
+def add_model(router: Router, service: Service, endpoints: Endpoints, name: str) -> None:
+    """Metadata, readiness, configuration and statistics of a model, with and without its version or alias."""
+    versions = endpoints.versions(name)
+    known = [one.version for one in versions]
+    about = {one: document(metadata(one.manifest, known)) for one in versions}
+    configurations = {one: document(_configuration_of(one)) for one in versions}
+    for written, one in endpoints.paths(name):
+        path = f"/v2/models/{written}"
+        router.add("GET", path, about[one])
+        router.add("GET", f"{path}/ready", _model_ready(service, one))
+        router.add("GET", f"{path}/config", configurations[one])
+        router.add("GET", f"{path}/stats", document(_stats_of(versions if written == name else [one])))
+
+
+def add_lists(router: Router, endpoints: Endpoints) -> None:
+    """What tells of all models. Added after them, one of which may be called stats."""
     router.add("GET", "/v2/models/stats", document(_stats_of(list(endpoints))))
+    router.add("GET", "/v1/models", document(orjson.dumps({"models": endpoints.names})))
 
 
 def _model_ready(service: Service, endpoint: Endpoint) -> Handler:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -19,7 +20,7 @@ from tidemill.model.signature import Input, Output
 from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.result import Result
 from tidemill.realtime.answers import body_of, reply_encoded, reply_error
-from tidemill.realtime.endpoint import Endpoint
+from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
 from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.cells import nested_cells
@@ -37,20 +38,16 @@ SIGNATURE = "serving_default"
 DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
 
-def add_tfserving(router: Router, service: Service, max_body: int) -> None:
-    """The paths under /v1/models."""
-    endpoints = service.endpoints
-    router.add("GET", "/v1/models", document(orjson.dumps({"models": endpoints.names})))
-    for name in endpoints.names:
-        versions = endpoints.versions(name)
-        path = f"/v1/models/{name}"
-        router.add("GET", path, _status(service, versions))
-        for at, one in [(f"/v1/models/{written}", one) for written, one in endpoints.paths(name)]:
-            if at != path:
-                router.add("GET", at, _status(service, [one]))
-            router.add("GET", f"{at}/metadata", document(_metadata(one)))
-            split = endpoints.split(name) if at == path else None
-            router.add("POST", f"{at}:predict", Predict(one, max_body, split))
+def add_tfserving(router: Router, service: Service, endpoints: Endpoints, name: str, max_body: int) -> None:
+    """The paths of a model under /v1/models."""
+    path = f"/v1/models/{name}"
+    router.add("GET", path, _status(service, endpoints.versions(name)))
+    for at, one in [(f"/v1/models/{written}", one) for written, one in endpoints.paths(name)]:
+        if at != path:
+            router.add("GET", at, _status(service, [one]))
+        router.add("GET", f"{at}/metadata", document(partial(_metadata, one)))
+        split = endpoints.split(name) if at == path else None
+        router.add("POST", f"{at}:predict", Predict(one, max_body, split))
 
 
 class Predict:
