@@ -1,4 +1,4 @@
-"""Writes the reference from the code: schemas of the file formats from structs, `cli.md` from the commands' help."""
+"""Writes the reference from the code: schemas from structs, `cli.md` from the commands' help, `metrics.md`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.cli.app import app
 from tidemill.model.manifest import Manifest
 from tidemill.model.profile import TableProfile
+from tidemill.observability.counters import OUTCOMES
+from tidemill.observability.families import FAMILIES, ROWS, SECONDS, Kind, Rule
 from tidemill.realtime.options import ServeOptions
 
 HERE = Path(__file__).parent
@@ -34,9 +36,34 @@ def pages() -> dict[str, str]:
     cli = cli.replace("```console", "```text")
     schemas = {name: msgspec.json.schema(struct) for name, struct in SCHEMAS.items()}
     return {
+        "metrics.md": metrics(),
         "cli.md": cli.rstrip() + "\n",
         **{name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()},
     }
+
+
+def metrics() -> str:
+    """A table of every metric that Prometheus sees."""
+    lines = [
+        "# Metrics",
+        "",
+        "What `/metrics` of the management port has; [monitoring](../monitoring.md) tells what to do with it.",
+        "A gauge is the sum over living processes, unless it says max or min.",
+        "",
+        "| metric | kind | labels | |",
+        "|---|---|---|---|",
+    ]
+    for family in FAMILIES.values():
+        if family.kind is not Kind.SUMS:
+            labels = ", ".join(f"`{label}`" for label in family.labels)
+            rule = "" if family.kind is not Kind.GAUGE or family.rule is Rule.SUM else f", {family.rule.value}"
+            lines.append(f"| `{family.name}` | {family.kind.value}{rule} | {labels} | {family.help} |")
+    for edges, unit in ((SECONDS, "s"), (ROWS, "rows")):
+        bounds = ", ".join(f"{edge:g}" for edge in edges)
+        lines += ["", f"Buckets ({unit}): {bounds}."]
+    outcomes = ", ".join(f"`{name}`" for name in OUTCOMES)
+    lines += ["", f"Outcomes: {outcomes}; they are the codes of [the errors](../python.md#errors)."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

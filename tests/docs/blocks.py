@@ -20,6 +20,7 @@ from pathlib import Path
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 DOCUMENTED_PORT = "8080"
+DOCUMENTED_MANAGEMENT_PORT = "9090"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def commands(text: str) -> list[str]:
 class Page:
     """Runs the blocks of one page in one folder; what they left running ends with the page."""
 
-    def __init__(self, name: str, folder: Path, port: int) -> None:
-        self.name, self.folder, self.port = name, folder, port
+    def __init__(self, name: str, folder: Path, port: int, management_port: int) -> None:
+        self.name, self.folder, self.port, self.management_port = name, folder, port, management_port
         self.namespace: dict[str, object] = {"__name__": name}
         self.running: list[subprocess.Popen[bytes]] = []
         self.env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -69,6 +70,7 @@ class Page:
     def run(self, block: Block) -> None:
         """Run one block; AssertionError or the block's own exception when it fails."""
         text = block.text.replace(DOCUMENTED_PORT, str(self.port))
+        text = text.replace(DOCUMENTED_MANAGEMENT_PORT, str(self.management_port))
         if block.file:
             (self.folder / block.file).write_text(text)
         elif block.language == "python":

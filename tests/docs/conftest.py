@@ -42,7 +42,7 @@ def page_folder(assumed_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, page_folder: Path) -> Page:
-    """Runs blocks in the page's folder, with a free port in place of the documented one."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return Page(request.node.name, page_folder, port)
+    """Runs blocks in the page's folder, with free ports in place of the documented ones."""
+    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as another:
+        port, management_port = probe.getsockname()[1], another.getsockname()[1]
+    return Page(request.node.name, page_folder, port, management_port)

@@ -13,7 +13,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "reference"
 
 
-@pytest.mark.parametrize("name", ["cli.md", "model.schema.json", "profile.schema.json", "run-manifest.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["cli.md", "metrics.md", "model.schema.json", "profile.schema.json", "run-manifest.schema.json"]
+)
 def test_a_reference_page_is_current(name: str) -> None:
     spec = importlib.util.spec_from_file_location("generate_reference", REFERENCE / "generate.py")
     assert spec is not None
