@@ -151,9 +151,10 @@ def test_secrets_and_packages_lie_where_the_server_looks(secured):
 
 def test_the_first_line_says_how_the_secret_is_made(server_toml):
     text = kubernetes(read_site(server_toml, "churn"), Cluster(image="i", concurrency=1.0))["deployment.yaml"]
+    home = server_toml.parent
     assert text.splitlines()[0] == (
-        "# First: kubectl create secret generic churn-secrets --from-file=tls.crt=server.pem "
-        "--from-file=tls.key=server.key --from-file=keys=callers.toml"
+        f"# First: kubectl create secret generic churn-secrets --from-file=tls.crt={home}/server.pem "
+        f"--from-file=tls.key={home}/server.key --from-file=keys={home}/callers.toml"
     )
 
 

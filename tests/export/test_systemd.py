@@ -59,7 +59,7 @@ def test_times_limits_and_secrets_are_those_of_the_options(unit, server_toml):
     assert "TimeoutStartSec=600" in lines
     assert "MemoryMax=4G" in lines
     assert "CPUQuota=150%" in lines
-    assert "LoadCredential=tls.key:" + str(Path("server.key").absolute()) in lines
+    assert f"LoadCredential=tls.key:{server_toml.parent}/server.key" in lines
     options = load_toml(unit.with_name("churn.toml"), ServeOptions)
     assert options.tls is not None
     assert options.tls.key == "/run/credentials/churn.service/tls.key"
@@ -79,12 +79,13 @@ def test_a_path_that_no_unit_can_name_is_refused(server_toml):
         systemd(read_site(server_toml, "churn"), Host(program=Path("/opt/my venv/bin/tidemill")))
 
 
-def test_a_manager_hears_of_ready_and_stopping(tmp_path, package):
+@pytest.mark.parametrize("replicas", [[], ["--replicas", "2", "--balancer", "socket"]], ids=["one", "two"])
+def test_a_manager_hears_of_ready_and_stopping(tmp_path, package, replicas):
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
         manager.settimeout(60)
-        command = [*PROGRAM, "serve", str(package), "--port", "0", "--lame-duck", "0"]
+        command = [*PROGRAM, "serve", str(package), "--port", "0", "--lame-duck", "0", *replicas]
         environment = {"NOTIFY_SOCKET": str(address), "PYTHONPATH": ":".join(sys.path)}
         with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as server:
             try:

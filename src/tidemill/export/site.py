@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from tidemill.config import load_toml
 from tidemill.errors import ConfigError
 from tidemill.model.manifest import MANIFEST
 from tidemill.model.package import Package, open_package
@@ -20,6 +19,7 @@ from tidemill.prediction.live import Live
 from tidemill.prediction.profile import measure
 from tidemill.realtime.options import ManagementOptions, ServeOptions
 from tidemill.realtime.replicas.choice import concurrency_within
+from tidemill.realtime.server_file import read_options
 
 __all__ = ["Secret", "Site", "read_site"]
 
@@ -119,13 +119,11 @@ def read_site(path: str | os.PathLike[str], name: str | None = None) -> Site:
     """
     place = Path(path)
     if place.suffix == ".toml":
-        options = load_toml(place, ServeOptions)
+        options = read_options(place, {})
         options.check()
-        root = place.parent
     else:
-        options, root = ServeOptions(packages=(str(place.absolute()),)), Path()
-    options = _anchored(options, root)
-    directories = [Path(one) for one in options.packages]
+        options = ServeOptions(package=str(place.absolute()))
+    directories = [Path(one) for one in (options.package, *options.packages) if one is not None]
     if options.repository is not None:
         directories += sorted(found.parent for found in Path(options.repository.directory).glob(f"*/{MANIFEST}"))
         directories += sorted(found.parent for found in Path(options.repository.directory).glob(f"*/*/{MANIFEST}"))
@@ -148,14 +146,6 @@ def whole_cores(cpu: float) -> int:
 def exposed(port: int | None) -> ManagementOptions:
     """Management that others than this machine reach: those who scrape it and probe it."""
     return ManagementOptions(host="0.0.0.0", port=port)  # noqa: S104 - within a pod or container
-
-
-def _anchored(options: ServeOptions, root: Path) -> ServeOptions:
-    packages = tuple(str(root / one) for one in (*((options.package,) if options.package else ()), *options.packages))
-    repository = options.repository
-    if repository is not None:
-        repository = msgspec.structs.replace(repository, directory=str(root / repository.directory))
-    return msgspec.structs.replace(options, package=None, packages=packages, repository=repository)
 
 
 def _moved(plain: Any, homes: dict[str, str]) -> None:
