@@ -70,6 +70,7 @@ def serve(
     A flag replaces what a file says. Logs are JSON lines on stderr. SIGTERM or Ctrl-C drains and ends.
     """
     from tidemill.errors import ConfigError
+    from tidemill.realtime import ServeOptions
     from tidemill.realtime import serve as run
     from tidemill.realtime.server_file import read_options
 
@@ -96,7 +97,11 @@ def serve(
         **_replicas(replicas, balancer),
         **_limits(pairs("--limit", limit, "max_rows=1000")),
     }
-    run([place for place in places or () if place not in files], read_options(files[0] if files else None, given))
+
+    def read() -> ServeOptions:
+        return read_options(files[0] if files else None, given)
+
+    run([place for place in places or () if place not in files], read(), read)
 
 
 def _section(name: str, **flags: object) -> dict[str, object]:

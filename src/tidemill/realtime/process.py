@@ -28,16 +28,21 @@ SWITCH = 0.0005  # seconds; 0.005 is the default of Python
 PathLike = str | os.PathLike[str]
 
 
-def serve(packages: Sequence[PathLike], options: ServeOptions | None = None) -> None:
+def serve(
+    packages: Sequence[PathLike],
+    options: ServeOptions | None = None,
+    reread: Callable[[], ServeOptions] | None = None,
+) -> None:
     """Serve packages until SIGTERM or SIGINT has been handled in order; a second signal ends it at once.
 
-    With `options.replicas` other processes serve, and this one keeps them. Blocks; belongs on the main thread. Raises
-    PackageError or ConfigError for a package or option that is not right, OSError for an address that cannot be had.
+    With `options.replicas` other processes serve, and this one keeps them; on SIGHUP they are replaced one by one, and
+    serve as `reread` says then. Blocks; belongs on the main thread. Raises PackageError or ConfigError for a package or
+    option that is not right, OSError for an address that cannot be had.
     """
     if options is not None and options.replicas is not None:
         from tidemill.realtime.replicas.supervisor import supervise
 
-        supervise([os.fspath(package) for package in packages], options)
+        supervise([os.fspath(package) for package in packages], options, reread)
         return
     # A model that holds the interpreter's lock gives it up so much sooner that refusals and probes do not wait for it.
     sys.setswitchinterval(SWITCH)

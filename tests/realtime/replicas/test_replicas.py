@@ -174,3 +174,49 @@ def test_a_replica_that_is_told_to_end_by_hand_is_replaced(tmp_path: Path) -> No
         callers.go_on(50)
         callers.finish()
         assert callers.lost == []
+
+
+def test_a_change_asked_of_one_replica_is_served_by_all(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    (repository / "marked").mkdir(parents=True)
+    marked(tmp_path).rename(repository / "marked" / "1")
+    options = {"repository": {"directory": str(repository), "load": ["marked"]}, "model_control": "explicit"}
+    with fleet(tmp_path, [], TWO, **options) as server:
+
+        def versions() -> set[str]:
+            found = set()
+            for _ in range(12):
+                answer = ask(server.url)
+                found.add(answer.json().get("model_version", str(answer.status_code)))
+            return found
+
+        assert versions() == {"1"}
+        assert httpx.post(f"{server.url}/v2/repository/models/marked/unload", json={}).status_code == 200
+        assert versions() == {"404"}
+        assert httpx.post(f"{server.url}/v2/repository/models/marked/load", json={}).status_code == 200
+        assert versions() == {"1"}
+        unknown = httpx.post(f"{server.url}/v2/repository/models/other/load", json={})
+        assert unknown.status_code == 404
+        assert "there is no model 'other'" in unknown.json()["error"]
+        for one in server.replicas():
+            one.kill()
+        server.wait_for("replica ready", 4)
+        assert versions() == {"1"}, "a new one serves what was asked for, not what the options say"
+
+
+def test_counts_outlive_the_replicas_that_counted(tmp_path: Path) -> None:
+    with fleet(tmp_path, [marked(tmp_path)], TWO, management={"port": 0}) as server:
+        callers = Callers(server.address, many=4)
+        callers.go_on(100)
+        callers.finish()
+        for one in server.replicas():
+            one.kill()
+        server.wait_for("replica ready", 4)
+        management = server.events("management")[0]["address"]
+        page = httpx.get(f"http://{management}/metrics").text
+        line = next(x for x in page.splitlines() if x.startswith("tidemill_requests_total") and 'outcome="ok"' in x)
+        assert float(line.rpartition(" ")[2]) == callers.total
+        assert 'tidemill_replicas{state="ready"} 2.0' in page
+        assert "tidemill_replica_failures_total 2.0" in page
+        told = httpx.get(f"http://{management}/replicas").json()
+        assert {one["pid"] for one in told} == {one.pid for one in server.replicas()}

@@ -14,10 +14,14 @@ from enum import Enum
 from pathlib import Path
 from time import monotonic
 
-from tidemill.realtime.models.desired import Desired
-from tidemill.realtime.replicas.messages import Any, Applied, Channel, Failed, Ready, Report, Start
+import msgspec
 
-__all__ = ["Child", "Phase", "told_end"]
+from tidemill.realtime.models.desired import Desired
+from tidemill.realtime.options import ManagementOptions, ServeOptions
+from tidemill.realtime.replicas.messages import Any, Applied, Channel, Failed, Ready, Report, Start
+from tidemill.runtimes.cpu import cpu_budget
+
+__all__ = ["Child", "Phase", "options_of_one", "told_end"]
 
 PROGRAM = "tidemill.realtime.replicas.replica"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nhost: replica\r\nconnection: close\r\n\r\n"
@@ -112,6 +116,19 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
 
+    def told(self) -> dict[str, object]:
+        """What operators are told of it."""
+        return {
+            "replica": self.number,
+            "pid": self.pid,
+            "state": self.phase.value,
+            "generation": self.generation,
+            "connections": self.report.connections,
+            "in_flight": self.report.in_flight,
+            "cpu_seconds": round(self.report.cpu_seconds, 3),
+            "to_be_replaced": self.condemned,
+        }
+
     async def gone(self) -> None:
         """Wait until it has ended."""
         if self._waiter is not None:
@@ -138,6 +155,23 @@ class Child:
                     writer.transport.abort()
         except (OSError, TimeoutError):
             return False
+
+
+def options_of_one(options: ServeOptions, replicas: int, counters: str, shares: bool) -> ServeOptions:
+    """How one of so many replicas serves: with its share of the cores, and without what is the supervisor's.
+
+    `shares`: it accepts from the public socket itself; otherwise who does is a balancer, and TLS is its, too.
+    """
+    return msgspec.structs.replace(
+        options,
+        port_file=None,
+        replicas=None,
+        repository=None,
+        management=ManagementOptions(),
+        counters_dir=counters,
+        cores=max(1, (options.cores or cpu_budget()) // replicas),
+        tls=options.tls if shares else None,
+    )
 
 
 def told_end(code: int) -> str:

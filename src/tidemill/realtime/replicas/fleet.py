@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-import msgspec
-
 from tidemill.errors import TidemillError
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.models.control import State
 from tidemill.realtime.models.desired import Desired
 from tidemill.realtime.models.model import Failures
-from tidemill.realtime.options import ManagementOptions, ServeOptions
+from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.backoff import Backoff
-from tidemill.realtime.replicas.child import Child, Phase, told_end
+from tidemill.realtime.replicas.child import Child, Phase, options_of_one, told_end
 from tidemill.realtime.replicas.machine import free_memory, own_memory
 from tidemill.realtime.replicas.messages import (
     Among,
@@ -41,13 +39,13 @@ from tidemill.realtime.replicas.messages import (
 )
 from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.replicas.plan import View, plan
-from tidemill.runtimes.cpu import cpu_budget
+from tidemill.realtime.replicas.watch import watch
 
 __all__ = ["PLACES", "Fleet"]
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at whether replicas live, and at what there is to do.
+# Seconds between two looks at what there is to do.
 LOOK = 1.0
 # Places in the memory of one socket.
 PLACES = 256
@@ -119,14 +117,19 @@ class Fleet:
             self.roll(self._version.options)
             await self.apply(self._version.desired)
 
+    def rolled(self) -> None:
+        """What was rolled out last serves: there is no way back."""
+        self._previous = None
+
     def back(self) -> None:
-        """What was rolled out last does not serve: go on with what was before."""
+        """What was to be rolled out, or was last, does not serve: go on with what was before."""
         if self._previous is not None:
             self._version, self._previous = self._previous, None
-            self.roll(self._version.options)
-            self._options = None
             self._first = None
-            self._wake()
+        if self._version is not None:
+            self.roll(self._version.options)
+        self._options = None
+        self._wake()
 
     async def apply(self, desired: Desired) -> Failures:
         """Serve this set everywhere. Returns, after all replicas do, what is not served as desired.
@@ -186,7 +189,7 @@ class Fleet:
 
     async def keep(self) -> None:
         """Keep the replicas until they have drained or are ended. Raises the error that keeps any from starting."""
-        watch = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(watch(self))
         try:
             while not self._over.done():
                 self._changed.clear()
@@ -198,7 +201,7 @@ class Fleet:
                 self._kill_overdue()
             self._over.result()
         finally:
-            watch.cancel()
+            watching.cancel()
             self.stopping = True
             for child in self.children.values():
                 child.kill()
@@ -245,19 +248,7 @@ class Fleet:
 
     def told(self) -> list[dict[str, object]]:
         """What operators are told of each replica. May be called from any thread."""
-        return [
-            {
-                "replica": child.number,
-                "pid": child.pid,
-                "state": child.phase.value,
-                "generation": child.generation,
-                "connections": child.report.connections,
-                "in_flight": child.report.in_flight,
-                "cpu_seconds": round(child.report.cpu_seconds, 3),
-                "to_be_replaced": child.condemned,
-            }
-            for child in tuple(self.children.values())
-        ]
+        return [child.told() for child in tuple(self.children.values())]
 
     def room(self) -> tuple[int | None, int | None]:
         """Bytes of the largest replica, and free ones."""
@@ -311,7 +302,8 @@ class Fleet:
         child = Child(self._numbers, place, version.generation, version.desired, self._directory)
         self.children[child.number] = child
         log.info("starting", extra={"replica": child.number, "generation": child.generation})
-        start = Start(desired=version.desired, options=self._told_options(version.options))
+        options = options_of_one(version.options, self.policy.most, self._counters, shares=self.listener is not None)
+        start = Start(desired=version.desired, options=options)
         try:
             await child.start(start, self.listener, self._seats, self._told, self._ended)
         except OSError as error:
@@ -319,19 +311,6 @@ class Fleet:
             self._ended(child, 1)
         else:
             child.send(Known(states=self._known))
-
-    def _told_options(self, options: ServeOptions) -> ServeOptions:
-        """How a replica serves: with its share of the cores, and without what is the supervisor's."""
-        return msgspec.structs.replace(
-            options,
-            port_file=None,
-            replicas=None,
-            repository=None,
-            management=ManagementOptions(),
-            counters_dir=self._counters,
-            cores=max(1, (options.cores or cpu_budget()) // self.policy.most),
-            tls=options.tls if self.listener is not None else None,
-        )
 
     def _let_go(self, child: Child, lame_duck: float, last: bool) -> None:
         if child.phase is Phase.LEAVING:
@@ -363,7 +342,7 @@ class Fleet:
         if isinstance(message, Report):
             child.report = message
             if message.stuck and child.phase is Phase.READY and not child.condemned:
-                self._condemn(child, message.stuck)
+                self.condemn(child, message.stuck)
         elif isinstance(message, Ready):
             self._became_ready(child, message)
         elif isinstance(message, Applied):
@@ -408,7 +387,7 @@ class Fleet:
         while self._version is not None and child.desired is not self._version.desired:
             failures = await self._apply_to(child, self._version.desired)
             if not set(failures) <= self._failing:
-                self._condemn(child, str(next(iter(failures.values()))))
+                self.condemn(child, str(next(iter(failures.values()))))
 
     def _ended(self, child: Child, code: int) -> None:
         phase = child.phase
@@ -446,25 +425,8 @@ class Fleet:
         elif self._failed_starts >= GIVE_UP and not self.of(Phase.READY):
             self.end(hopeless)
 
-    # -- watching ------------------------------------------------------------------------------------------
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK)
-            await asyncio.gather(*(self._look(child) for child in self.of(Phase.READY)))
-
-    async def _look(self, child: Child) -> None:
-        """Two requests in a row that are not answered: one may be lost where this process itself stood still."""
-        if await child.lives(self.policy.liveness_timeout / 2):
-            child.silent = 0
-            return
-        child.silent += 1
-        if child.silent > 1 and child.phase is Phase.READY:
-            # It holds its connections and serves none of them: their clients are told by its end.
-            self._condemn(child, "it does not answer")
-            child.kill()
-
-    def _condemn(self, child: Child, reason: str) -> None:
+    def condemn(self, child: Child, reason: str) -> None:
+        """Have it replaced: another is started first, if there is room for it."""
         child.condemned = reason
         log.error("replica to be replaced", extra={"replica": child.number, "reason": reason})
         self._wake()

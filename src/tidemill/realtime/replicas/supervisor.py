@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from tidemill.config import load_toml
-from tidemill.errors import TidemillError
+from tidemill.errors import TidemillError, Unavailable
 from tidemill.model.manifest import MANIFEST, Manifest
 from tidemill.observability import families
 from tidemill.observability.logs import log_to_stderr
@@ -66,6 +66,7 @@ class Supervisor:
         self._began = False
         self._announced = False
         self._control: LocalControl | None = None
+        self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._envoy: Envoy | None = None
@@ -183,6 +184,7 @@ class Supervisor:
             return
         self.fleet.listener = None
         await self.fleet.again()
+        self.fleet.rolled()
         while self.fleet.outdated:
             self._moved.clear()
             await self._moved.wait()
@@ -206,17 +208,20 @@ class Supervisor:
     # -- what is served ------------------------------------------------------------------------------------
 
     async def _load(self, options: ServeOptions) -> None:
-        """Have replicas serve this, in place of what they serve now. Raises what keeps them from it."""
+        """Have replicas serve in this way, in place of as they do now. Raises what keeps them from it."""
         control = LocalControl(Keeper(options, self._packages), self.fleet)
         self.fleet.roll(options)
         await control.start()
-        if self._control is not None:
-            self._control.close()
+        self.fleet.rolled()
         self._control = control
         self._options = options
         self._told(control)
-        if options.repository is not None and options.model_control == "poll":
-            control.poll(options.repository.interval)
+        self._poll()
+
+    def _poll(self) -> None:
+        repository = self._options.repository
+        if self._control is not None and repository is not None and self._options.model_control == "poll":
+            self._control.poll(repository.interval)
 
     async def _begin(self) -> None:
         try:
@@ -238,15 +243,19 @@ class Supervisor:
             self._keep(self._reload())
 
     async def _reload(self) -> None:
-        try:
-            options = self._reread() if self._reread else self._options
-            options.check()
-            if (options.host, options.port) != (self._options.host, self._options.port):
-                log.warning("another host or port takes a restart", extra={"address": self.address})
-            await self._load(options)
-        except (TidemillError, OSError) as error:
-            log.error("the new version is not served; the old one is, as before", extra={"reason": str(error)})
-            self.fleet.back()
+        async with self._turn:
+            if self._control is not None:
+                self._control.close()
+            try:
+                options = self._reread() if self._reread else self._options
+                options.check()
+                if (options.host, options.port) != (self._options.host, self._options.port):
+                    log.warning("another host or port takes a restart", extra={"address": self.address})
+                await self._load(options)
+            except (TidemillError, OSError) as error:
+                log.error("the new version is not served; the old one is, as before", extra={"reason": str(error)})
+                self.fleet.back()
+                self._poll()
 
     def _asked(self, child: Child, ask: Ask) -> None:
         self._keep(self._change(child, ask))
@@ -254,10 +263,11 @@ class Supervisor:
     async def _change(self, child: Child, ask: Ask) -> None:
         error = None
         try:
-            if self._control is None:
-                raise TidemillError("the models are being loaded")
-            await self._control.change(ask.change)
-            self._told(self._control)
+            async with self._turn:
+                if self._control is None:
+                    raise Unavailable("the models are being loaded")
+                await self._control.change(ask.change)
+                self._told(self._control)
         except (TidemillError, OSError) as found:
             error = failed(found)
         child.send(Answer(turn=ask.turn, error=error))
