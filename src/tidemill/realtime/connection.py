@@ -71,7 +71,7 @@ class Connection(Reader, asyncio.Protocol):
         self._eof = False
         self._held = False
         self._leaving = False
-        self._stalled_size = 0
+        self._stalled_size = -1
 
     # -- transport ------------------------------------------------------------------------------------------
 
@@ -125,6 +125,7 @@ class Connection(Reader, asyncio.Protocol):
         is sent to it: an interim answer is, and when a reset comes back, the client counts as gone.
         """
         self._eof = True
+        self._stalled_size = -1
         self._stage = DEAF
         self._drop_body()
         if not self.queue or self._transport.get_extra_info("ssl_object") is not None:
@@ -279,7 +280,11 @@ class Connection(Reader, asyncio.Protocol):
         crowded = len(plane.lingering) >= LINGERING
         plane.lingering.add(self)
         self._since = monotonic()
+        self._stalled_size = -1
         half_close = self._transport.can_write_eof()
+        if crowded and not half_close:
+            self._transport.abort()
+            return
         if crowded or not (half_close or sending):
             # TLS has no half-close, and a client may wait for the end.
             self._transport.close()
@@ -316,7 +321,8 @@ class Connection(Reader, asyncio.Protocol):
             if size != self._stalled_size:
                 self._stalled_size = size
                 self._stalled_at = now
-            elif size and now - self._stalled_at > limits.write_timeout:
+            elif now - self._stalled_at > limits.write_timeout:
+                # Also where nothing is left to send: over TLS the end waits for the client to agree to it.
                 transport.abort()
                 return
             if lingering and not size and now - self._since > LINGER:

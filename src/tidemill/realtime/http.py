@@ -31,6 +31,8 @@ BACKLOG = 4096
 # Files a process needs besides the connections it serves: those that are closing, and its own.
 SPARE_FILES = 512
 SWEEP = 1.0
+# Seconds; the sweep keeps time while a TLS connection ends: a large last answer may take longer than any fixed time.
+UNTIMED = 86_400.0
 SWEPT_AT_ONCE = 200
 # Of <asm-generic/socket.h> and <linux/bpf_common.h>; the socket module does not name them.
 SO_ATTACH_FILTER = 26
@@ -185,13 +187,16 @@ class HttpServer:
     async def _welcome(self, sock: socket.socket) -> None:
         # A handshake that fails is the client's business.
         with contextlib.suppress(OSError):
-            await self._loop.connect_accepted_socket(
-                self._connection, sock, ssl=self._ssl and self._ssl(), ssl_handshake_timeout=self._handshake_timeout
-            )
-
-    @property
-    def _handshake_timeout(self) -> float | None:
-        return self.limits.header_timeout if self._ssl else None
+            if self._ssl is None:
+                await self._loop.connect_accepted_socket(self._connection, sock)
+            else:
+                await self._loop.connect_accepted_socket(
+                    self._connection,
+                    sock,
+                    ssl=self._ssl(),
+                    ssl_handshake_timeout=self.limits.header_timeout,
+                    ssl_shutdown_timeout=UNTIMED,
+                )
 
     def _connection(self) -> Connection:
         return Connection(self._plane)

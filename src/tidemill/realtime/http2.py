@@ -54,7 +54,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._rest = b""
         self._born = self._since = self._stalled_at = self._held_at = born
         self._held_for = self._warned_at = 0.0
-        self._stalled_size = 0
+        self._stalled_size = -1
         self._held = self._lingering = False
 
     # -- transport ------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
             if size != self._stalled_size:
                 self._stalled_size = size
                 self._stalled_at = self._sent_at = now
-            elif size and now - self._stalled_at > plane.limits.write_timeout:
+            elif now - self._stalled_at > plane.limits.write_timeout:
                 transport.abort()
                 return
             if self._lingering and not size and now - self._since > LINGER:
@@ -244,8 +244,11 @@ class Http2Connection(Incoming, asyncio.Protocol):
         plane.connections.discard(self)
         crowded = len(plane.lingering) >= LINGERING
         plane.lingering.add(self)
+        self._stalled_size = -1
         self._read_on()
-        if crowded or not self._transport.can_write_eof():
+        if crowded and not self._transport.can_write_eof():
+            self._transport.abort()
+        elif crowded or not self._transport.can_write_eof():
             # TLS has no half-close, and a client may wait for the end.
             self._transport.close()
         else:
