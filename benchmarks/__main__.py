@@ -1,4 +1,4 @@
-"""`python -m benchmarks [http|peers|batch|size]…`: measure, keep the raw figures, write the report.
+"""`python -m benchmarks [http|grpc|peers|batch|size]…`: measure, keep the raw figures, write the report.
 
 `python -m benchmarks profile http` shows where the server's time goes instead, `python -m benchmarks overload` what
 becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers.
@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from benchmarks import against, batch, machine, overload, profiling, report, serving, size, swap
+from benchmarks import against, batch, grpc_calls, machine, overload, profiling, report, serving, size, swap
 
-PARTS = ("http", "peers", "batch", "size")
+PARTS = ("http", "grpc", "peers", "batch", "size")
 QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
+QUICK_GRPC = grpc_calls.Settings(rounds=1, seconds=1)
 QUICK_PEERS = against.Settings(rounds=1, seconds=1, connections=(64,))
 QUICK_BATCH = batch.Settings(rows=500_000, rounds=2)
 QUICK_IMPORTS = 3
@@ -46,6 +47,8 @@ def main() -> int:
         print(part, flush=True)
         if part == "http":
             results = replace(results, http=serving.run(asked.out, http_settings))
+        elif part == "grpc":
+            results = replace(results, grpc=grpc_calls.run(asked.out, _grpc_settings(asked)))
         elif part == "peers":
             results = replace(results, peers=against.run(asked.out, QUICK_PEERS if asked.quick else against.Settings()))
         elif part == "batch":
@@ -73,10 +76,18 @@ def _settings(asked: argparse.Namespace) -> tuple[serving.Settings, batch.Settin
     return replace(http, **changes), replace(scored, **changes)
 
 
+def _grpc_settings(asked: argparse.Namespace) -> grpc_calls.Settings:
+    settings = QUICK_GRPC if asked.quick else grpc_calls.Settings()
+    changes = {name: getattr(asked, name) for name in ("rounds", "seconds") if getattr(asked, name)}
+    return replace(settings, **changes)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "parts", nargs="*", help="http, peers, batch, size (default: all); or: profile http; or: overload; or: swap"
+        "parts",
+        nargs="*",
+        help="http, grpc, peers, batch, size (default: all); or: profile http; or: overload; or: swap",
     )
     parser.add_argument("--quick", action="store_true", help="all parts briefly, to see that they work")
     parser.add_argument("--rows", type=int, help="rows of the batch part")
@@ -88,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     asked.parts = asked.parts or list(PARTS)
     if asked.parts not in (["profile", "http"], ["overload"], ["swap"]) and not set(asked.parts) <= set(PARTS):
         parser.error(
-            f"unknown part among {' '.join(asked.parts)}: http, peers, batch, size; profile http; overload; swap"
+            f"unknown part among {' '.join(asked.parts)}: http, grpc, peers, batch, size; profile http; overload; swap"
         )
     # Only a complete, full run becomes the report that is committed.
     smaller = asked.quick or asked.rows or asked.seconds or asked.connections

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import against, batch, peers_report, plot, serving, size
+from benchmarks import against, batch, grpc_calls, peers_report, plot, serving, size
 from benchmarks.tables import met, spread, table, three
 
 GOAL_ECHO = 0.5
@@ -45,6 +45,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     machine: dict[str, Any]
     http: serving.HttpResult | None = None
+    grpc: grpc_calls.GrpcResult | None = None
     peers: against.PeersResult | None = None
     batch: batch.BatchResult | None = None
     size: size.Size | None = None
@@ -56,6 +57,8 @@ def write(results: Results, folder: Path) -> Path:
     if results.http is not None:
         (folder / CHART).write_text(_chart(results.http), encoding="utf-8")
         sections.append(_http(results.http))
+    if results.grpc is not None:
+        sections.append(grpc_calls.section(results.grpc))
     if results.peers is not None:
         sections.append(peers_report.section(results.peers))
     if results.batch is not None:
@@ -98,7 +101,8 @@ def _head(results: Results) -> str:
 
 
 def _measured(results: Results) -> Iterable[Any]:
-    return [*(results.http.loads if results.http else ()), *(results.batch.scores if results.batch else ())]
+    loads = [*(results.http.loads if results.http else ()), *(results.grpc.loads if results.grpc else ())]
+    return [*loads, *(results.batch.scores if results.batch else ())]
 
 
 def _goals(results: Results) -> list[Sequence[str]]:
@@ -126,6 +130,8 @@ def _goals(results: Results) -> list[Sequence[str]]:
             p50 = statistics.median(http.ratios("p50", "raw_echo", 1))
             rows.append(("p50 over the raw echo's, 1 connection", f"{p50:.2f}", f"≤ {GOAL_P50}", met(p50 <= GOAL_P50)))
         rows.append(("requests without a 2xx answer", f"{errors:,}", "0", met(errors == 0)))
+    if results.grpc is not None:
+        rows += grpc_calls.goals(results.grpc)
     if results.peers is not None:
         rows += peers_report.goals(results.peers)
     if (scored := results.batch) is not None:
