@@ -14,7 +14,15 @@ REFERENCE = DOCS / "reference"
 
 
 @pytest.mark.parametrize(
-    "name", ["cli.md", "metrics.md", "model.schema.json", "profile.schema.json", "run-manifest.schema.json"]
+    "name",
+    [
+        "cli.md",
+        "metrics.md",
+        "model.schema.json",
+        "profile.schema.json",
+        "run-manifest.schema.json",
+        "server.schema.json",
+    ],
 )
 def test_a_reference_page_is_current(name: str) -> None:
     spec = importlib.util.spec_from_file_location("generate_reference", REFERENCE / "generate.py")
