@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 import trustme
@@ -48,29 +48,25 @@ def hasty(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> Iterator[Running]:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("beginning", "status"),
-    [
-        (b"", None),
-        (b"G", 408),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n", 408),
-        (post(b"abc")[:-1], 408),
-        (post(b"used"), 200),
-        (post(b"used") + b"G", 408),
-        (H2[:5], 408),
-        (H2, None),
-    ],
-)
-def test_whoever_stops_on_the_way_is_closed(
-    beginning: bytes, status: int | None, hasty: Running, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
-) -> None:
-    with hasty.client(contexts[1]) as client:
-        client.send(beginning)
-        said = client.rest()
-        if status is not None:
-            assert b"HTTP/1.1 %d " % status in said
-        else:
-            assert b"HTTP/1.1" not in said
+def test_whoever_stops_on_the_way_is_closed(hasty: Running, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    stops = {
+        b"": None,
+        b"G": 408,
+        b"GET / HTTP/1.1\r\nHost: a\r\n": 408,
+        post(b"abc")[:-1]: 408,
+        post(b"used"): 200,
+        post(b"used") + b"G": 408,
+        H2[:5]: 408,
+        H2: None,
+    }
+    with ExitStack() as stack:
+        clients = {beginning: stack.enter_context(hasty.client(contexts[1])) for beginning in stops}
+        for beginning, client in clients.items():
+            client.send(beginning)
+        for beginning, client in clients.items():
+            said = client.rest()
+            status = stops[beginning]
+            assert (b"HTTP/1.1" not in said) if status is None else (b"HTTP/1.1 %d " % status in said), beginning
     eventually(lambda: hasty.server.connections == 0)
 
 
@@ -95,19 +91,20 @@ def test_drops_of_one_record_do_not_count_as_progress(
     pytest.fail("it dripped on for twenty seconds")
 
 
-@pytest.mark.parametrize("size", [20_000_000, 300_000, 0])
 @pytest.mark.parametrize("end", ["silent", "close_notify"])
-@pytest.mark.parametrize("headers", [(), (CLOSING,)])
 def test_whoever_does_not_take_its_answer_is_cut(
-    size: int, end: str, headers: tuple[bytes, ...], hasty: Running, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+    end: str, hasty: Running, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """Whether or not it says first that it will send no more, and does not answer when the server says so."""
     before = hasty.server.accepted
-    with hasty.client(contexts[1]) as client:
-        client.send(post(b"", b"/%d" % size, *headers))
-        eventually(lambda: hasty.server.accepted > before)
-        if end == "close_notify":
-            client.socket.setblocking(False)
-            with suppress(ssl.SSLWantReadError, ssl.SSLError):
-                client.socket.unwrap()  # type: ignore[attr-defined]
+    asked = [(size, headers) for size in (20_000_000, 1_000_000, 300_000, 0) for headers in ((), (CLOSING,))]
+    with ExitStack() as stack:
+        for size, headers in asked:
+            client = stack.enter_context(hasty.client(contexts[1]))
+            client.send(post(b"", b"/%d" % size, *headers))
+            if end == "close_notify":
+                client.socket.setblocking(False)
+                with suppress(ssl.SSLError):
+                    client.socket.unwrap()  # type: ignore[attr-defined]
+        eventually(lambda: hasty.server.accepted == before + len(asked))
         eventually(lambda: hasty.server.connections == 0)
