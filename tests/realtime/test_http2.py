@@ -1,7 +1,9 @@
 """Requests over HTTP/2: what a handler sees, what a client gets, and both directions of flow control."""
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +32,7 @@ from tests.realtime.http2_client import (
 from tests.realtime.http_client import Running, echo, eventually, mirror, serving
 from tidemill.realtime.http import HttpLimits, Request
 from tidemill.realtime.http2_headers import block
+from tidemill.realtime.http2_request import Http2Request
 from tidemill.realtime.http2_stream import H2Stream
 
 MEGABYTE = bytes(range(256)) * 4096
@@ -355,7 +358,8 @@ def test_frames_are_no_longer_than_the_client_takes(echoing: Running) -> None:
         assert max(map(len, client.exchanges[3].pieces)) == 20_000
 
 
-def test_a_client_that_takes_no_answers_is_not_asked_for_more() -> None:
+@pytest.mark.parametrize("body", [b"", b"x"])
+def test_a_client_that_takes_no_answers_is_not_asked_for_more(body: bytes) -> None:
     """What is buffered of answers stays bounded; when the client takes them, the rest of its requests is served."""
     asked: list[str] = []
 
@@ -364,7 +368,7 @@ def test_a_client_that_takes_no_answers_is_not_asked_for_more() -> None:
         request.reply(200, MEGABYTE)
 
     with serving(reply) as running, Http2Client(running.port) as client:
-        client.send(*(headers(stream, request(b"GET", b"/%d" % stream)) for stream in range(1, 41, 2)))
+        client.send(*(headers(s, request(), END_HEADERS) + data(s, body, END_STREAM) for s in range(1, 41, 2)))
         client.synchronise()
         assert 4 <= len(asked) <= 6
         client.send(settings(WIDE), window(0, 1 << 26))
@@ -590,3 +594,29 @@ def test_sending_out_of_turn_is_an_error_of_the_owner() -> None:
         running.call(lambda: stream.finish(ANSWER, b"", TRAILERS))
         with pytest.raises(RuntimeError, match="not the time"):
             running.call(lambda: stream.send_headers(ANSWER))
+
+
+def test_what_is_over_needs_no_garbage_collector() -> None:
+    """Thousands of requests a second must leave no cycles behind."""
+    kept: list[weakref.ref[object]] = []
+
+    def call(stream: H2Stream) -> None:
+        owner = Owner()
+        kept.append(weakref.ref(owner))
+        owner(stream)
+        stream.on_data = lambda data, end: (owner.pieces.append((data, end)), stream.finish(ANSWER, data, TRAILERS))
+
+    with serving(echo, streams=call) as running, Http2Client(running.port) as client:
+        gc.collect()
+        gc.disable()
+        try:
+            for stream in range(1, 41, 4):
+                client.send(headers(stream, CALL, END_HEADERS), data(stream, b"x", END_STREAM))
+                client.send(post(stream + 2, b"x"))
+                assert (client.answer(stream).body, client.answer(stream + 2).body) == (b"x", b"x")
+            client.synchronise()
+            assert not [one for one in gc.get_objects() if isinstance(one, H2Stream | Http2Request)]
+            assert len(kept) == 10
+            assert all(one() is None for one in kept)
+        finally:
+            gc.enable()

@@ -202,7 +202,7 @@ def test_the_tables_of_many_connections_are_bounded(server: Running) -> None:
             client.answer(stream)
         (connection,) = server.call(lambda: [c for c in server.server._plane.connections if c.streams is not None])
         assert connection._reader._size <= 4096
-        assert len(connection._reader._known) <= 32
+        assert len(connection._reader.known) <= 32
 
 
 def test_known_blocks_are_bounded(server: Running) -> None:
@@ -211,7 +211,7 @@ def test_known_blocks_are_bounded(server: Running) -> None:
             client.send(headers(stream, request(b"GET", b"/%d" % stream)))
             client.answer(stream)
         (connection,) = server.call(lambda: list(server.server._plane.connections))
-        assert len(connection._reader._known) <= 32
+        assert len(connection._reader.known) <= 32
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,6 @@ class Http2Connection(Incoming, asyncio.Protocol):
         "_held",
         "_held_at",
         "_held_for",
-        "_lingering",
         "_meter",
         "_preface",
         "_rest",
@@ -55,7 +54,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._born = self._since = self._stalled_at = self._held_at = born
         self._held_for = self._warned_at = 0.0
         self._stalled_size = -1
-        self._held = self._lingering = False
+        self._held = False
 
     # -- transport ------------------------------------------------------------------------------------------
 
@@ -67,7 +66,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._last = monotonic()
         if self._rest:
             data = self._rest + data
-        self._open_turn = True
+        self.open_turn = True
         try:
             if self._preface:
                 data = self._without_preface(data)
@@ -106,7 +105,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.clogged = False
-        self._open_turn = True
+        self.open_turn = True
         for stream in tuple(self.streams.values()):
             stream.invite()
         self._flush()
@@ -119,12 +118,6 @@ class Http2Connection(Incoming, asyncio.Protocol):
             self._held_for += monotonic() - self._held_at
             if not self._transport.is_closing():
                 self._transport.resume_reading()
-
-    def _flush(self) -> None:
-        if not self._lingering:
-            super()._flush()
-            if self._leaving and not self.streams:
-                self._linger()
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -158,7 +151,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         if self._held or self._lingering:
             return
         self._last = now if self.streams else self._last
-        self._open_turn = True
+        self.open_turn = True
         try:
             self._sweep_reading(now)
             self._sweep_streams(now)
@@ -237,7 +230,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._lose_all()
 
     def _linger(self) -> None:
-        """Close so that the client still gets what was sent: a reset would overtake it if bytes came meanwhile."""
+        # A reset would overtake what was sent if bytes came meanwhile.
         plane = self._plane
         self._lingering = True
         self._since = monotonic()

@@ -129,29 +129,27 @@ CONTINUE = field(b":status", b"100")
 class HeaderReader:
     """The decoding side of one connection."""
 
-    __slots__ = ("_entries", "_known", "_limits", "_most", "_moves", "_size")
+    __slots__ = ("_entries", "_limits", "_most", "_moves", "_size", "known")
 
     def __init__(self, limits: HttpLimits) -> None:
         self._limits = limits
         self._entries: deque[Header] = deque()
         self._size = self._moves = 0
         self._most = TABLE_SIZE
-        self._known: dict[bytes, Http2Head] = {}
+        self.known: dict[bytes, Http2Head] = {}
+        """What these very bytes mean as long as the table stays as it is."""
 
     def head(self, data: bytes) -> Http2Head:
-        """The request that a block means. Raises BadBlock, Malformed or Refusal."""
-        known = self._known.get(data)
-        if known is not None:
-            return known
+        """The request that a block means which is not known. Raises BadBlock, Malformed or Refusal."""
         moves = self._moves
         headers, size = self.decode(data)
         if size > self._limits.max_header_bytes:
             raise Refusal(431, f"the request head is over {self._limits.max_header_bytes} bytes")
         head = read_head(headers, self._limits)
         if moves == self._moves and len(data) <= KNOWN_BLOCK_BYTES and size <= KNOWN_LIST_BYTES:
-            if len(self._known) >= KNOWN_BLOCKS:
-                self._known.clear()
-            self._known[data] = head
+            if len(self.known) >= KNOWN_BLOCKS:
+                self.known.clear()
+            self.known[data] = head
         return head
 
     def decode(self, data: bytes) -> tuple[list[Header], int]:
@@ -217,7 +215,7 @@ class HeaderReader:
 
     def _moved(self) -> None:
         self._moves += 1
-        self._known.clear()
+        self.known.clear()
 
     def _shrink(self) -> None:
         while self._size > self._most:

@@ -27,7 +27,7 @@ from tidemill.realtime.http2_frames import (
     unpadded,
 )
 from tidemill.realtime.http2_headers import CONTINUE, TABLE_SIZE, BadBlock, HeaderReader, Http2Head, Malformed
-from tidemill.realtime.http2_outgoing import STREAM_WINDOW, Outgoing
+from tidemill.realtime.http2_outgoing import MOST_BUFFERED, STREAM_WINDOW, WORTH_TELLING, Outgoing
 from tidemill.realtime.http2_request import Http2Request
 from tidemill.realtime.http2_stream import H2Stream
 from tidemill.realtime.plane import Plane
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 DATA, HEADERS = int(Kind.DATA), int(Kind.HEADERS)
 STREAM_BITS = 0x7FFFFFFF
+ALL = END_HEADERS | END_STREAM
 MOST_CONTINUATIONS = 64
 # Payload of the longest frame that is sent, whatever the client would take.
 MOST_SENT = 1 << 16
@@ -57,7 +58,8 @@ class Incoming(Outgoing):
         "_greeted",
         "_heard",
         "_last_id",
-        "_leaving",
+        "_most_body",
+        "_most_streams",
         "_pong",
         "_reader",
         "_settled",
@@ -70,9 +72,9 @@ class Incoming(Outgoing):
         self._reader = HeaderReader(plane.limits)
         # The client has sent SETTINGS; acknowledged ours; asked something; answered the PING of a server that leaves.
         self._greeted = self._settled = self._heard = self._pong = False
-        # No more requests are taken.
-        self._leaving = False
         self._last_id = 0
+        self._most_body = plane.limits.max_body_bytes
+        self._most_streams = plane.limits.max_streams
         # Numbers that were left out, and can no longer be used.
         self._gaps: deque[range] = deque(maxlen=16)
         # The header block that is being received.
@@ -111,7 +113,10 @@ class Incoming(Outgoing):
             elif kind == DATA:
                 self._data(flags, number, payload)
             elif kind == HEADERS:
-                self._headers(flags, number, payload)
+                if flags | END_STREAM == ALL and number & 1 and self._greeted:
+                    self._take(number, flags, payload)
+                else:
+                    self._headers(flags, number, payload)
             else:
                 self._control(kind, flags, number, payload)
         return position
@@ -120,8 +125,8 @@ class Incoming(Outgoing):
 
     def _data(self, flags: int, number: int, payload: bytes) -> None:
         length = len(payload)
-        self._left -= length
-        if self._left < 0:
+        left = self._left = self._left - length
+        if left < 0:
             raise Fault(Code.FLOW_CONTROL_ERROR, "more DATA than the connection's window allows")
         if flags & PADDED:
             payload = unpadded(payload)
@@ -130,25 +135,32 @@ class Incoming(Outgoing):
             self._late(number)
             self._return(length)
             return
-        stream.left -= length
-        stream.got += len(payload)
+        left = stream.left = stream.left - length
+        got = stream.got = stream.got + len(payload)
         declared = stream.head.declared
         end = flags & END_STREAM
-        wrong = None
-        if stream.left < 0:
-            wrong = Code.FLOW_CONTROL_ERROR
-        elif declared >= 0 and (stream.got != declared if end else stream.got > declared):
-            wrong = Code.PROTOCOL_ERROR
-        if wrong is not None:
+        if left < 0:
             self._return(length)
-            self._fail(stream, wrong)
+            self._fail(stream, Code.FLOW_CONTROL_ERROR)
+        elif declared >= 0 and (got != declared if end else got > declared):
+            self._return(length)
+            self._fail(stream, Code.PROTOCOL_ERROR)
         elif end:
-            self._return(length)
-            self._end_body(stream)
-            if stream.got > self._plane.limits.max_body_bytes and not stream.paced:
+            self._owed += length
+            if self._owed >= WORTH_TELLING:
+                self._return(0)
+            stream.ended = True
+            if stream.kept:
+                self._received(stream)
+            if got > self._most_body and not stream.paced:
                 stream.refuse(self._too_large())
+            elif self.buffered > MOST_BUFFERED or self._waiting:
+                self._waiting.append((stream, payload))
             else:
-                self._complete(stream, payload)
+                try:
+                    stream.on_data(payload, True)
+                except Exception:  # noqa: BLE001 - logged in fail
+                    stream.fail()
         else:
             self._part(stream, payload, length)
 
@@ -181,10 +193,9 @@ class Incoming(Outgoing):
             self._credit(stream, length)
         stream.feed(payload, False)
 
-    def _end_body(self, stream: H2Stream) -> None:
-        stream.ended = True
-        # What a paced owner did not consume yet still counts.
-        if stream.kept and not stream.paced:
+    def _received(self, stream: H2Stream) -> None:
+        """The body is complete. What a paced owner did not consume yet still counts."""
+        if not stream.paced:
             self._plane.receiving -= stream.kept
             stream.kept = 0
 
@@ -245,18 +256,20 @@ class Incoming(Outgoing):
             self._gaps.append(range(following, number, 2))
         self._last_id = number
         refusal = None
-        head = UNREAD
-        try:
-            head = self._reader.head(block)
-        except BadBlock as error:
-            raise Fault(Code.COMPRESSION_ERROR, str(error)) from None
-        except Malformed:
-            self._reject(number, Code.PROTOCOL_ERROR)
-            return
-        except Refusal as found:
-            refusal = found
+        head = self._reader.known.get(block)
+        if head is None:
+            head = UNREAD
+            try:
+                head = self._reader.head(block)
+            except BadBlock as error:
+                raise Fault(Code.COMPRESSION_ERROR, str(error)) from None
+            except Malformed:
+                self._reject(number, Code.PROTOCOL_ERROR)
+                return
+            except Refusal as found:
+                refusal = found
         plane = self._plane
-        if self._leaving or len(self.streams) >= plane.limits.max_streams:
+        if self._leaving or len(self.streams) >= self._most_streams:
             self._reject(number, Code.REFUSED_STREAM)
             return
         self._heard = True
@@ -304,7 +317,8 @@ class Incoming(Outgoing):
         ):
             self._fail(stream, Code.PROTOCOL_ERROR)
         else:
-            self._end_body(stream)
+            stream.ended = True
+            self._received(stream)
             self._complete(stream, b"")
 
     # -- the connection's own frames ------------------------------------------------------------------------

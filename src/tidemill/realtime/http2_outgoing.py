@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -26,6 +27,7 @@ __all__ = ["Outgoing"]
 
 STREAM_WINDOW = 1 << 20
 CONNECTION_WINDOW = 16 << 20
+WORTH_TELLING = CONNECTION_WINDOW // 2
 # Written at once of answers that wait for windows.
 QUANTUM = 1 << 18
 # Answers that wait for a client's windows: above so many bytes, its further requests wait too.
@@ -39,7 +41,7 @@ ALLOWANCE_A_BYTE = 1 / 128  # sent after it was waited for: a small window needs
 RECENTLY_CUT = 1024
 
 
-class Outgoing:
+class Outgoing(ABC):
     """The sending half of a connection, and its streams."""
 
     __slots__ = (
@@ -47,10 +49,10 @@ class Outgoing:
         "_cut",
         "_initial",
         "_last",
+        "_leaving",
         "_left",
+        "_lingering",
         "_loop",
-        "_open_turn",
-        "_out",
         "_owed",
         "_plane",
         "_ready",
@@ -60,6 +62,8 @@ class Outgoing:
         "buffered",
         "clogged",
         "most_frame",
+        "open_turn",
+        "out",
         "send",
         "streams",
         "table_shrunk",
@@ -79,14 +83,16 @@ class Outgoing:
         self.clogged = False
         self.table_shrunk = False
         """The client has made our compression table smaller, and was not told yet that it is not used."""
-        self._out: list[bytes | memoryview] = []
-        # Whether somebody will flush at the end of this turn.
-        self._open_turn = False
+        self.out: list[bytes | memoryview] = []
+        self.open_turn = False
+        """Whether somebody will flush `out` at the end of this turn; else `put` sees to it."""
         # Streams that may send on as soon as the connection may.
         self._ready: dict[int, H2Stream] = {}
         # The last pieces of requests, while answers that the client does not take are in the way.
         self._waiting: deque[tuple[H2Stream, bytes]] = deque()
         self._cut: dict[int, None] = {}
+        # No more requests are taken; and nothing at all, nor is anything sent.
+        self._leaving = self._lingering = False
         self._initial = WINDOW
         self._left = CONNECTION_WINDOW
         self._owed = 0
@@ -101,29 +107,36 @@ class Outgoing:
 
     def put(self, *parts: bytes | memoryview) -> None:
         """Send in this turn of the event loop, with everything else that is sent in it."""
-        self._out += parts
-        if not self._open_turn:
-            self._open_turn = True
+        self.out += parts
+        if not self.open_turn:
+            self.open_turn = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """One write for all that has gathered."""
-        self._open_turn = True
-        out = self._out
-        while True:
+        """One write for all that has gathered, and more where much waits."""
+        self.open_turn = True
+        out = self.out
+        while not self._lingering:
             if self._ready and not self.clogged:
                 self._fill()
-            if self._waiting and self.buffered <= MOST_BUFFERED:
-                stream, data = self._waiting.popleft()
-                if stream.id in self.streams:
-                    stream.feed(data, True)
-                continue
-            if not out:
+            if out:
+                data = b"".join(out)
+                out.clear()
+                self.send(data)
+                if self._ready:
+                    continue
+            if not self._waiting or self.buffered > MOST_BUFFERED:
                 break
-            data = b"".join(out)
-            out.clear()
-            self.send(data)
-        self._open_turn = False
+            stream, data = self._waiting.popleft()
+            if stream.id in self.streams:
+                stream.feed(data, True)
+        self.open_turn = False
+        if self._leaving and not self.streams and not self._lingering:
+            self._linger()
+
+    @abstractmethod
+    def _linger(self) -> None:
+        """All is sent and no more is taken: close."""
 
     def _fill(self) -> None:
         """Frames of the answers that wait, in turns, as far as windows allow."""
@@ -223,7 +236,7 @@ class Outgoing:
     def _return(self, size: int) -> None:
         """So many bytes of the connection's window are free again."""
         self._owed += size
-        if self._owed >= CONNECTION_WINDOW // 2:
+        if self._owed >= WORTH_TELLING:
             self.put(window_frame(0, self._owed))
             self._left += self._owed
             self._owed = 0

@@ -163,21 +163,16 @@ class H2Stream:
             number = self.id
             if conn.table_shrunk:
                 headers = conn.without_table(headers)
+            pack = FRAME.pack
+            first = pack(len(headers) << 8 | HEADERS, END_HEADERS, number)
             if trailers is None:
-                conn.put(
-                    FRAME.pack(len(headers) << 8 | HEADERS, END_HEADERS, number),
-                    headers,
-                    FRAME.pack(size << 8, END_STREAM, number),
-                    data,
-                )
+                conn.out += (first, headers, pack(size << 8, END_STREAM, number), data)
             else:
-                conn.put(
-                    FRAME.pack(len(headers) << 8 | HEADERS, END_HEADERS, number),
-                    headers,
-                    FRAME.pack(size << 8, 0, number),
-                    data,
-                    headers_frames(number, trailers, END_STREAM, conn.most_frame),
-                )
+                last = headers_frames(number, trailers, END_STREAM, LEAST_FRAME)
+                conn.out += (first, headers, pack(size << 8, 0, number), data, last)
+            if not conn.open_turn:
+                conn.put()
+            self._release()
             conn.done(self)
             return
         self.send_headers(headers)
@@ -243,6 +238,7 @@ class H2Stream:
         """End the stream at once, unanswered or in the middle of its answer (Code of http2_frames)."""
         if self._phase != DONE:
             self._stop()
+            self._release()
             self.gone = True
             self._conn.cut_off(self, code)
 
@@ -257,9 +253,13 @@ class H2Stream:
         """A piece of the body has come."""
         try:
             self.on_data(data, end)
-        except Exception:
-            log.exception("the owner of %s %s failed", self.head.method, self.head.path)
-            self.reset(Code.INTERNAL_ERROR)
+        except Exception:  # noqa: BLE001 - logged in fail
+            self.fail()
+
+    def fail(self) -> None:
+        """The owner raised; called while its exception is handled."""
+        log.exception("the owner of %s %s failed", self.head.method, self.head.path)  # noqa: LOG004 - as said
+        self.reset(Code.INTERNAL_ERROR)
 
     def refuse(self, refusal: Refusal) -> None:
         """No more of the body is taken."""
@@ -324,6 +324,7 @@ class H2Stream:
                     self.on_gone()
                 except Exception:
                     log.exception("on_gone of %s %s failed", self.head.method, self.head.path)
+        self._release()
 
     def invite(self) -> None:
         """Tell an owner that streams that it may send on."""
@@ -351,7 +352,13 @@ class H2Stream:
 
     def _over(self) -> None:
         self._phase = DONE
+        self._release()
         self._conn.done(self)
+
+    def _release(self) -> None:
+        """Let go of the owner, which holds this stream: nothing is left for the garbage collector to find."""
+        self.on_data = ignore
+        self.on_gone = self.on_refused = self.on_writable = None
 
     def _may(self, phase: int) -> bool:
         """Whether what belongs to this phase of the answer is to be sent. RuntimeError if it was, or cannot yet be."""
