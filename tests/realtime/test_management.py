@@ -182,6 +182,21 @@ def test_clients_that_hang_are_cut_and_felt_by_nobody(managed: Managed) -> None:
     assert managed.get("/healthz").status_code == 200
 
 
+def test_statistics_are_of_all_who_share_a_directory(tmp_path: Path) -> None:
+    options = ServeOptions(port=0, lame_duck=0.0, grace=5.0, counters_dir=str(tmp_path / "counters"))
+    package = packages.sleeper(tmp_path)
+    with served([package], options) as one, served([package], options) as other:
+        for server, rows in ((one, 2), (other, 3), (other, 3)):
+            assert sleep(server, 0.001, rows=rows).status_code == 200
+        assert one.post("/v2/models/sleeper/infer", b"{").status_code == 400
+        assert one.counters("sleeper") == other.counters("sleeper")
+        found = one.counters("sleeper")
+        assert (found["inference_count"], found["execution_count"]) == (8, 3)
+        assert found["inference_stats"]["success"]["count"] == 3
+        assert found["inference_stats"]["fail"]["count"] == 1
+        assert {b["batch_size"]: b["compute_infer"]["count"] for b in found["batch_stats"]} == {2: 1, 3: 2}
+
+
 def test_without_a_port_there_is_no_management(tmp_path: Path) -> None:
     with served([packages.fragile(tmp_path)]) as server:
         assert server.server.management is None

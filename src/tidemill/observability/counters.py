@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from operator import sub
 from time import monotonic
 from typing import Any
 
 from tidemill.observability import families
-from tidemill.observability.families import ROWS, SECONDS
-from tidemill.observability.recorder import Recorder
+from tidemill.observability.families import ROWS, SECONDS, Family
+from tidemill.observability.reading import Totals, total
+from tidemill.observability.recorder import Recorder, name_of
 
 __all__ = ["OUTCOMES", "STAGES", "Counters"]
 
@@ -219,20 +221,40 @@ class Counters:
         self._compute[bisect_left(SECONDS, seconds)] += n
         self._compute[SUM] += n * seconds
 
-    def snapshot(self) -> dict[str, Any]:
-        """The statistics extension's fields of one model, without its name and version."""
-        n = self._ok[0]
+    def totals(self) -> Totals | None:
+        """What all processes that share the directory counted, if there is one. Reads its files."""
+        directory = self._recorder.directory
+        return None if directory is None else total(directory)
+
+    def snapshot(self, totals: Totals | None = None) -> dict[str, Any]:
+        """The statistics extension's fields of one model, without its name and version, over the processes of
+        `totals`, or of this one.
+        """
+
+        def numbers(family: Family, **labels: str) -> Sequence[float]:
+            if totals is None:
+                return self._recorder.values(family, **self._labels, **labels)
+            found = totals.series.get(name_of(family, self._labels | labels))
+            return [0.0] * family.values if found is None else found.values
+
+        sizes: dict[int, Sequence[float]] = dict(self._sizes)
+        if totals is not None:
+            mine = [one for one in totals.of(families.BATCHES.name) if self._labels.items() <= one.labels.items()]
+            sizes = {int(one.labels["rows"]): one.values for one in mine}
+        n = numbers(families.REQUESTS, outcome="ok")[0]
+        failed, failed_seconds = numbers(families.FAILED)
+        stage = {name: numbers(families.STAGE_SECONDS, stage=name)[SUM] for name in STAGES}
         return {
-            "last_inference": round(self._last[0] * 1e3),
-            "inference_count": int(self._rows[0]),
-            "execution_count": self.execution_count,
+            "last_inference": round(numbers(families.LAST)[0] * 1e3),
+            "inference_count": int(numbers(families.ROWS_ANSWERED)[0]),
+            "execution_count": int(numbers(families.CALLS)[0]),
             "inference_stats": {
-                "success": _duration(n, self._ok_seconds[SUM]),
-                "fail": _duration(self._failed[0], self._failed[1]),
-                "queue": _duration(n, self._queue[SUM]),
-                "compute_input": _duration(n, self._decode[SUM]),
-                "compute_infer": _duration(n, self._compute[SUM]),
-                "compute_output": _duration(n, self._encode[SUM] + self._write[SUM]),
+                "success": _duration(n, numbers(families.REQUEST_SECONDS, result="ok")[SUM]),
+                "fail": _duration(failed, failed_seconds),
+                "queue": _duration(n, stage["queue"]),
+                "compute_input": _duration(n, stage["decode"]),
+                "compute_infer": _duration(n, stage["compute"]),
+                "compute_output": _duration(n, stage["encode"] + stage["write"]),
                 "cache_hit": _duration(0, 0.0),
                 "cache_miss": _duration(0, 0.0),
             },
@@ -243,7 +265,7 @@ class Counters:
                     "compute_infer": _duration(count, running),
                     "compute_output": _duration(count, delivering),
                 }
-                for size, (count, gathering, running, delivering) in sorted(self._sizes.items())
+                for size, (count, gathering, running, delivering) in sorted(sizes.items())
             ],
         }
 

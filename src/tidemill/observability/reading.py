@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import orjson
@@ -224,15 +225,19 @@ def _walk(data: memoryview) -> Iterator[tuple[bytes, Series | None]]:
         name = bytes(data[at + RECORD.size : at + RECORD.size + name_size])
         if zlib.crc32(name) != crc:
             raise _Broken(f"the name of the record at {at} is damaged")
-        yield name, _series(name, struct.unpack_from(f"<{values}d", data, start))
+        told = _told(name)
+        numbers = struct.unpack_from(f"<{values}d", data, start)
+        yield name, None if told is None else Series(*told, list(numbers))
         at += size
 
 
-def _series(name: bytes, values: Iterable[float]) -> Series | None:
+@lru_cache(maxsize=1 << 14)
+def _told(name: bytes) -> tuple[str, Kind, tuple[float, ...], dict[str, str]] | None:
+    """What a record says of its series; None for the one that names files. The same names come again at each look."""
     told = orjson.loads(name)
     if "merged" in told:
         return None
-    return Series(told["family"], Kind(told["kind"]), tuple(told["edges"]), told["labels"], list(values))
+    return told["family"], Kind(told["kind"]), tuple(told["edges"]), told["labels"]
 
 
 def _merged(retired: Path) -> set[str]:

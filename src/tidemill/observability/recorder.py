@@ -43,7 +43,7 @@ class Recorder:
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
         """Without a directory the memory is private, and `maps` is the only way to read it. Raises OSError."""
         self.maps: list[mmap.mmap] = []
-        self._directory = None if directory is None else Path(directory)
+        self.directory = None if directory is None else Path(directory)
         self._places: dict[bytes, memoryview[float]] = {}
         self._used = CHUNK
         self._extend()
@@ -66,11 +66,11 @@ class Recorder:
 
     def _extend(self) -> None:
         """Begin another file."""
-        if self._directory is None:
+        if self.directory is None:
             chunk = mmap.mmap(-1, CHUNK)
             _begin(chunk)
         else:
-            chunk = _create(self._directory / f"{os.getpid()}-{time.time_ns()}-{len(self.maps)}{SUFFIX}")
+            chunk = _create(self.directory / f"{os.getpid()}-{time.time_ns()}-{len(self.maps)}{SUFFIX}")
         self.maps.append(chunk)
         self._used = HEAD.size
 

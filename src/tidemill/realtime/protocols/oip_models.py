@@ -6,7 +6,7 @@ https://github.com/triton-inference-server/server/tree/main/docs/protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -14,12 +14,13 @@ import orjson
 
 from tidemill.model.manifest import Manifest
 from tidemill.model.signature import Input, Output
+from tidemill.observability.reading import Totals
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service
 
-__all__ = ["add_health", "add_lists", "add_model"]
+__all__ = ["add_health", "add_lists", "add_model", "statistics"]
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -139,11 +140,17 @@ def _configuration_of(endpoint: Endpoint) -> Callable[[], bytes]:
 
 
 def _stats_of(endpoints: list[Endpoint]) -> Callable[[], bytes]:
-    return lambda: orjson.dumps({"model_stats": [_stats(one) for one in endpoints]})
+    return lambda: orjson.dumps({"model_stats": statistics(endpoints)})
 
 
-def _stats(endpoint: Endpoint) -> dict[str, Any]:
-    stats = {"name": endpoint.name, "version": endpoint.version, **endpoint.counters.snapshot()}
+def statistics(endpoints: Sequence[Endpoint]) -> list[dict[str, Any]]:
+    """The statistics extension's object of each, summed over the replicas if there are any."""
+    totals = endpoints[0].counters.totals() if endpoints else None
+    return [_stats(one, totals) for one in endpoints]
+
+
+def _stats(endpoint: Endpoint, totals: Totals | None) -> dict[str, Any]:
+    stats = {"name": endpoint.name, "version": endpoint.version, **endpoint.counters.snapshot(totals)}
     if endpoint.shadow is not None:
         stats["shadow"] = endpoint.shadow.told()
     return stats

@@ -18,7 +18,7 @@ from tidemill.realtime.protocols.grpc.calls import Calls, Wishes, parse
 from tidemill.realtime.protocols.grpc.decode import parameters_of
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, framed
 from tidemill.realtime.protocols.grpc.messages import message
-from tidemill.realtime.protocols.oip_models import EXTENSIONS, configuration, metadata
+from tidemill.realtime.protocols.oip_models import EXTENSIONS, configuration, metadata, statistics
 from tidemill.realtime.protocols.oip_repository import load_of, unload_of
 from tidemill.realtime.security.scopes import Need
 from tidemill.realtime.service import Service, State
@@ -91,7 +91,7 @@ class Models:
             counted = [self._find(asked)]
         else:
             counted = endpoints.versions(self._find(asked).name)
-        return {"model_stats": [{"name": e.name, "version": e.version, **e.counters.snapshot()} for e in counted]}
+        return {"model_stats": statistics(counted)}
 
     def _index(self, asked: Any) -> dict[str, Any]:
         control = self._service.control
