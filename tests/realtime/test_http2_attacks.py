@@ -36,6 +36,7 @@ from tests.realtime.http2_client import (
 )
 from tests.realtime.http_client import Running, echo, eventually, serving
 from tidemill.realtime.http import HttpLimits, Request
+from tidemill.realtime.http2_headers import block
 from tidemill.realtime.http2_stream import H2Stream
 
 HASTY = HttpLimits(
@@ -140,6 +141,25 @@ def test_a_busy_client_is_no_flood(server: Running) -> None:
             if i % 10 == 0:
                 client.send(headers(stream + 2, request(b"POST"), END_HEADERS), reset(stream + 2))
             assert client.answer(stream).status == 200
+
+
+def test_a_call_with_many_small_messages_is_no_flood() -> None:
+    """Some clients measure the way with a PING, and return their windows, for each message."""
+    header = block([(b":status", b"200")])
+
+    def echo_pieces(stream: H2Stream) -> None:
+        stream.paced = True
+        stream.on_data = lambda piece, end: (stream.send_data(piece), stream.consume(len(piece)))
+        stream.send_headers(header)
+
+    with serving(echo, streams=echo_pieces) as running, Http2Client(running.port) as client:
+        client.send(headers(1, GRPC, END_HEADERS))
+        for i in range(3000):
+            client.send(data(1, b"%04d" % i) + frame(PING, 0, 0, b"12345678") + window(0, 4) + window(1, 4))
+            while len(client.pongs) <= i:
+                client.next()
+        client.synchronise()
+        assert client.exchanges[1].body == b"".join(b"%04d" % i for i in range(3000))
 
 
 def test_a_client_that_takes_a_large_answer_in_small_steps_is_no_flood() -> None:

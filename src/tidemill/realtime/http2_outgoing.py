@@ -150,7 +150,7 @@ class Outgoing(ABC):
             if size:
                 self._sent_at = stream.sent_at = now
                 budget -= size
-                self._earn(min(ALLOWANCE_AN_ANSWER, size * ALLOWANCE_A_BYTE))
+                self.earn(min(ALLOWANCE_AN_ANSWER, size * ALLOWANCE_A_BYTE))
                 if stream.waiting and stream.window > 0:
                     ready[number] = stream
 
@@ -163,7 +163,7 @@ class Outgoing(ABC):
 
     def done(self, stream: H2Stream) -> None:
         """All of the answer is sent."""
-        self._earn(ALLOWANCE_AN_ANSWER)
+        self.earn()
         if stream.ended:
             self._forget(stream)
         else:
@@ -273,6 +273,7 @@ class Outgoing(ABC):
             if self._allowance < 0:
                 raise Fault(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
-    def _earn(self, more: float) -> None:
+    def earn(self, more: float = ALLOWANCE_AN_ANSWER) -> None:
+        """The client's traffic has a purpose: something was sent that it asked for."""
         if self._allowance < ALLOWANCE:
             self._allowance += more

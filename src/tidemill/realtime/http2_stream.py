@@ -199,6 +199,7 @@ class H2Stream:
         if not self._may(STREAMING):
             return
         conn = self._conn
+        conn.earn()
         size = len(data)
         if (
             self._queue is None
