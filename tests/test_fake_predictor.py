@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(columns: dict[str, Any]) -> dict[str, Any]:
-    return {"score": columns["age"] * 2.0}
+    return {"score": [int(age) * 2 for age in columns["age"]]}
 
 
 def test_a_function_answers_in_place_of_the_model(home):
@@ -100,6 +100,7 @@ def test_failures_come_as_ordered_and_pass(home):
     [
         (lambda columns: {"score": np.zeros(3)}, "rows"),
         (lambda columns: {}, "score"),
+        (lambda columns: {"score": ["high"] * len(columns["age"])}, "declared FP64"),
         (lambda columns: 1 / 0, "division by zero"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +14,7 @@ import orjson
 from tidemill.errors import InputError, NotFound, TidemillError
 from tidemill.model.package import Package, open_package
 from tidemill.model.samples import read_samples
+from tidemill.model.signature import Output
 from tidemill.prediction.intake import Intake
 from tidemill.prediction.live import Live
 from tidemill.prediction.result import rows_error
@@ -53,7 +54,7 @@ class FakePredictor:
         # What is answered is what a caller sees, so nothing is transformed or derived from it.
         plain = Package(real.directory, msgspec.structs.replace(manifest, outputs=outputs, transform=None))
         self.calls: list[Rows] = []
-        self._live = Live(plain, _Answers(answer or _recorded(plain)))
+        self._live = Live(plain, _Answers(answer or _recorded(plain), outputs))
         self._reader = Reader(self._live, RequestLimits())
         self._writer = Writer(plain)
         self._failures: deque[TidemillError] = deque()
@@ -139,12 +140,19 @@ class _Answers:
     version = "fake"
     releases_gil = False
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, outputs: Iterable[Output]) -> None:
         self._answer = answer
+        self._dtypes = {one.name: one.type.dtype for one in outputs}
 
     def run(self, rows: Rows) -> Rows:
-        found = {name: np.asarray(values) for name, values in self._answer(dict(rows.columns)).items()}
+        found = {name: self._typed(name, values) for name, values in self._answer(dict(rows.columns)).items()}
         return Rows(found, rows.n)
+
+    def _typed(self, name: str, values: Any) -> Array:
+        """As the signature has it, where that is only wider or narrower: Python's floats are none of a model."""
+        array: Array = np.asarray(values)
+        dtype = self._dtypes.get(name, array.dtype)
+        return array.astype(dtype) if np.can_cast(array.dtype, dtype, "same_kind") else array
 
 
 def _recorded(package: Package) -> Answer:
