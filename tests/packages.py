@@ -23,17 +23,17 @@ def make(
     name: str = "tiny",
     version: str = "1",
     spec: Mapping[str, Any] | None = None,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     **manifest: Any,
 ) -> Package:
-    """Write a package of one artefact and further text files, and open it as everybody does."""
+    """Write a package of one artefact and further files, and open it as everybody does."""
     data = artifact.encode() if isinstance(artifact, str) else artifact
 
     def fill(stage: Path) -> None:
         (stage / ARTIFACTS[runtime]).write_bytes(data)
         for file, text in (files or {}).items():
             (stage / file).parent.mkdir(parents=True, exist_ok=True)
-            (stage / file).write_text(text)
+            (stage / file).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     write_package(
         directory,

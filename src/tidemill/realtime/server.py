@@ -199,6 +199,7 @@ class Server:
         self._repository.add(router)
         router.add("GET", "/openapi.json", document(cache(partial(_openapi, endpoints))))
         self._router = router
+        self.grpc.swapped()
 
     def _routes_of(self, endpoints: Endpoints, name: str) -> Router:
         router, most = self._new_router(), self.options.http.max_body_bytes

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import tritonclient.http as triton
 
 from tests.realtime.http_client import eventually
 from tests.realtime.models.repository import answer, body, change, index, times
 from tests.realtime.serving import Served, served
+from tidemill.model.samples import write_samples
 from tidemill.realtime import ServeOptions
 from tidemill.realtime.models.options import RepositoryOptions
 
@@ -144,6 +146,28 @@ def test_a_broken_version_leaves_the_old_one_serving(server: Served, root: Path)
     times(root, "fraud", "3", 3.0)
     assert change(server, "fraud", "load") == (200, "")
     assert answer(server, "fraud") == ("3", 3.0)
+
+
+RAISES = """
+class Model:
+    inputs = {"x": ("FP64", [-1]), "seconds": ("FP64", [-1])}
+    outputs = {"y": ("FP64", [-1])}
+
+    def predict(self, rows):
+        raise ValueError("FACTOR")
+"""
+
+
+def test_a_version_that_does_not_answer_its_own_samples_replaces_none(server: Served, root: Path) -> None:
+    assert change(server, "fraud", "load") == (200, "")
+    inputs = pa.RecordBatch.from_pydict({"x": [1.0], "seconds": [0.0]})
+    outputs = pa.RecordBatch.from_pydict({"y": [1.0]})
+    write_samples(root / "samples.arrow", inputs, outputs)
+    samples = {"samples.arrow": (root / "samples.arrow").read_bytes()}
+    times(root, "fraud", "3", 3.0, source=RAISES, samples="samples.arrow", files=samples)
+    status, error = change(server, "fraud", "load")
+    assert (status, error.startswith("fraud version 3: it does not answer its own samples: ")) == (500, True), error
+    assert answer(server, "fraud") == ("2", 2.0)
 
 
 def test_the_same_version_with_another_content_is_swapped(server: Served, root: Path) -> None:

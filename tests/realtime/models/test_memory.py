@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import triton_to_np_dtype
 
 from tests.realtime.http_client import eventually
 from tests.realtime.models.repository import change, index, scale, times
@@ -77,6 +80,16 @@ def test_a_server_that_is_given_too_much_does_not_start(tmp_path: Path) -> None:
         pass
 
 
+def ask_over_grpc(server: Served) -> object:
+    """An answer of the model `fraud`, whichever it is."""
+    with grpc.InferenceServerClient(server.address) as client:
+        inputs = []
+        for one in client.get_model_metadata("fraud").inputs:
+            inputs.append(grpc.InferInput(one.name, [abs(d) for d in one.shape], one.datatype))
+            inputs[-1].set_data_from_numpy(np.zeros(inputs[-1].shape(), triton_to_np_dtype(one.datatype)))
+        return client.infer("fraud", inputs).as_numpy("y")
+
+
 @pytest.mark.parametrize("kind", [scale, times])
 def test_a_model_that_went_is_freed_without_the_garbage_collector(kind: Callable[..., Path], tmp_path: Path) -> None:
     kind(tmp_path, "fraud", "1", 1.0)
@@ -87,6 +100,7 @@ def test_a_model_that_went_is_freed_without_the_garbage_collector(kind: Callable
             example = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
         for _ in range(3):
             assert server.post("/v2/models/fraud/infer", example).status_code == 200
+            assert ask_over_grpc(server) is not None
         live = weakref.ref(server.server.models.endpoints.find("fraud").live)
         gc.disable()
         try:

@@ -85,7 +85,11 @@ class Models:
         for one in wanted:
             if one not in self._held:
                 try:
-                    self._held[one] = await self._load(one)
+                    self._held[one] = loaded = await self._load(one)
+                    if old is not None and loaded.failure is not None and loaded.example is not None:
+                        raise PackageError(
+                            f"{name} version {one.version}: it does not answer its own samples: {loaded.failure}"
+                        )
                 except TidemillError as found:
                     failures[name, one.version] = found
         if not failures:

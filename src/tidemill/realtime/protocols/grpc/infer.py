@@ -135,7 +135,7 @@ class Targets:
         self._calls.enter(stream, need)
         if self._service.state is State.LOADING:
             raise Unavailable("the models are being loaded", retry_after=1.0)
-        endpoints = self._current()
+        endpoints = self.current()
         target = self._target(endpoints.find(request.model, request.version or None))
         try:
             rows, asked = target.reader.read(request)
@@ -149,7 +149,7 @@ class Targets:
             target = self._target(split.choose(rows, stream.header(ENTITY_KEY)))
         return Read(target, rows, asked, plain)
 
-    def _current(self) -> Endpoints:
+    def current(self) -> Endpoints:
         """The endpoints of this moment; what was learned of those that are gone is forgotten."""
         endpoints = self._service.endpoints
         if endpoints is not self._endpoints:

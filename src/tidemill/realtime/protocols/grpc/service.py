@@ -28,7 +28,7 @@ class Grpc:
 
     def __init__(self, service: Service, calls: Calls) -> None:
         self._calls = calls
-        targets = Targets(service, calls)
+        self._targets = targets = Targets(service, calls)
         self._streams = StreamInfer(targets, calls)
         self._health = Health(service, calls, (INFERENCE,))
         services = (INFERENCE, HEALTH, *(f"{package}.ServerReflection" for package in REFLECTION))
@@ -50,6 +50,10 @@ class Grpc:
             self._unknown(stream)
         else:
             begin(stream)
+
+    def swapped(self) -> None:
+        """Other models are served now: hold nothing of those that are gone."""
+        self._targets.current()
 
     def retire(self) -> None:
         """End what has no end of its own: the server is going away. What was asked is answered."""
