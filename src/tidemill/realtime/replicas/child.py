@@ -170,7 +170,7 @@ def options_of_one(options: ServeOptions, replicas: int, counters: str, shares: 
         management=ManagementOptions(),
         counters_dir=counters,
         cores=max(1, (options.cores or cpu_budget()) // replicas),
-        tls=options.tls if shares else None,
+        **({} if shares else {"host": "127.0.0.1", "tls": None}),
     )
 
 
