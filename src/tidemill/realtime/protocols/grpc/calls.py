@@ -105,12 +105,13 @@ class Collector:
 
         Raises CallError for a message that is too large, or cannot be read.
         """
-        self._pieces.append(data)
+        if data:
+            self._pieces.append(data)
         self._held += len(data)
         if self._held < self._need:
             return []
         found = []
-        whole = b"".join(self._pieces) if len(self._pieces) > 1 else data
+        whole = b"".join(self._pieces)
         at = 0
         while len(whole) - at >= FRAME_BYTES:
             size = int.from_bytes(whole[at + 1 : at + FRAME_BYTES], "big")
@@ -123,9 +124,8 @@ class Collector:
             found.append(one if one[0] == 0 else self._inflated(one))
             at += self._need
             self._need = FRAME_BYTES
-        rest = whole[at:] if at else whole
-        self._pieces = [rest]
-        self._held = len(rest)
+        self._pieces = [whole[at:]]
+        self._held = len(whole) - at
         return found
 
     def _inflated(self, one: bytes) -> bytes:
@@ -241,10 +241,14 @@ class Calls:
         if self._log:
             self._note(stream, GrpcCode.OK, sent)
 
-    def reject(self, stream: H2Stream, error: TidemillError, *, begun: bool = False) -> None:
-        """End a call with an error that no model has counted."""
+    def count(self, error: TidemillError) -> None:
+        """Count an error that no model has counted."""
         if self._count is not None:
             self._count(error.status)
+
+    def reject(self, stream: H2Stream, error: TidemillError, *, begun: bool = False) -> None:
+        """End a call with an error that no model has counted."""
+        self.count(error)
         self.fail(stream, error, begun=begun)
 
     def fail(self, stream: H2Stream, error: TidemillError, *, begun: bool = False) -> None:

@@ -14,6 +14,7 @@ from tidemill.realtime.protocols.grpc.calls import Calls, Wishes, encoded, parse
 from tidemill.realtime.protocols.grpc.encode import FRAME_BYTES, framed
 from tidemill.realtime.protocols.grpc.messages import message
 from tidemill.realtime.protocols.grpc.status import headers_block
+from tidemill.realtime.security.scopes import Need
 from tidemill.realtime.service import Service, State
 
 __all__ = ["Health"]
@@ -57,15 +58,22 @@ class Health:
             return SERVICE_UNKNOWN
         return SERVING if service.model_ready(endpoint) else NOT_SERVING
 
+    def _asked(self, stream: H2Stream, data: bytes) -> str:
+        """The service that is asked for. Raises CallError, or what the gate says."""
+        name: str = parse("grpc.health.v1.HealthCheckRequest", data[FRAME_BYTES:]).service
+        model = "" if name in self._services else name.partition("@")[0]
+        self._calls.enter(stream, Need.of("read", model)._replace(open_as="health"))
+        return name
+
     def _check(self, stream: H2Stream, wishes: Wishes, data: bytes) -> None:
-        name = parse("grpc.health.v1.HealthCheckRequest", data[FRAME_BYTES:]).service
+        name = self._asked(stream, data)
         status = self._status(name)
         if status == SERVICE_UNKNOWN:
             raise NotFound(f"unknown service or model {name!r:.200}")
         self._calls.reply(stream, wishes.answer_coding, _response(status))
 
     def _watch(self, stream: H2Stream, wishes: Wishes, data: bytes) -> None:
-        name = parse("grpc.health.v1.HealthCheckRequest", data[FRAME_BYTES:]).service
+        name = self._asked(stream, data)
         stream.send_headers(headers_block(wishes.answer_coding))
         self._watches[stream] = (name, wishes.answer_coding, -1)
         stream.on_gone = lambda: self._gone(stream)

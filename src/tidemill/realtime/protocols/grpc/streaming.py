@@ -148,6 +148,7 @@ class _Stream:
             self.told(message, invalid.error)
             return
         except TidemillError as error:
+            self._method.calls.count(error)
             self.told(message, error)
             return
         timeout = self._wishes.timeout
