@@ -24,7 +24,7 @@ test: .venv/.dev  ## Run all tests
 	$(BIN)/python -m pytest -n logical
 
 fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests and sequences of frames (make test sends some)
-	TIDEMILL_FUZZ=10000 $(BIN)/python -m pytest tests/realtime/test_fuzz.py tests/realtime/test_http2_fuzz.py --timeout 900
+	TIDEMILL_FUZZ=10000 $(BIN)/python -m pytest tests/realtime/test_fuzz.py tests/realtime/test_http2_fuzz.py tests/realtime/grpc/test_fuzz.py --timeout 900
 
 isolation: .venv/.dev  ## Ask a server for 10,000,000 marked answers, none of which may be another's (make test asks for some)
 	TIDEMILL_ISOLATION=10000000 $(BIN)/python -m pytest tests/realtime/test_isolation.py

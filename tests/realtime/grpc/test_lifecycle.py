@@ -105,3 +105,24 @@ def test_sigterm_loses_no_call_and_ends_what_has_no_end(tmp_path: Path) -> None:
             thread.join(PATIENCE)
         assert server.child.wait(PATIENCE) == 0
     assert not failures
+
+
+def test_the_access_log_tells_of_calls_and_no_values(tmp_path: Path) -> None:
+    with process(tmp_path, [matrix(tmp_path), sleeper(tmp_path)], access_log=True, lame_duck=0.0) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            infer(channel)(raw("matrix", X=ONE * 77))
+            with pytest.raises(grpc.RpcError):
+                infer(channel)(raw("matrix", X=-ONE))
+            left = infer(channel).future(raw("sleeper", seconds=np.array([1.0], np.float32)))
+            with pytest.raises(grpc.FutureTimeoutError):
+                left.result(0.2)
+            left.cancel()
+            stream = calls.stream(channel, f"{SERVICE}/ModelStreamInfer", "inference.ModelStreamInferResponse")
+            assert len(list(stream(each(*[raw("matrix", X=ONE)] * 3)))) == 3
+        server.terminate()
+        assert server.child.wait(PATIENCE) == 0
+        lines = [line for line in server.log if line["event"] == "request"]
+    told = [(line["path"].rpartition("/")[2], line["grpc_status"]) for line in lines]
+    assert sorted(told) == [("ModelInfer", 0), ("ModelInfer", 1), ("ModelInfer", 3), ("ModelStreamInfer", 0)]
+    assert all(line["ms"] > 0 and line["request_bytes"] > 0 for line in lines)
+    assert "77" not in str([{k: v for k, v in line.items() if k not in ("ms", "time")} for line in lines])
