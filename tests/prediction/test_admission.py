@@ -141,3 +141,16 @@ def test_a_refusal_says_what_waits_and_what_was_wanted() -> None:
     assert told["deadline"].endswith("its deadline is in 50 ms")
     assert all(text.startswith("about 100 ms of work wait and this call takes 20 ms; ") for text in told.values())
     assert math.isfinite(door.admission.told("wait", Waiting(), door.queue, load, 0.0).retry_after)
+
+
+def test_less_is_promised_while_answers_miss_the_slo_and_all_of_it_again_once_nobody_is_refused() -> None:
+    door = Door().filled(*[Waiting() for _ in range(2)])
+    load = Load((0.02,), 1, door.most, 0.0, 1.0)
+    assert door.asked(Waiting(), busy=(0.02,)) is None
+    for _ in range(50):
+        door.admission.told("wait", Waiting(), door.queue, load, 0.0)
+        door.admission.answered(2 * SLO)
+    assert door.asked(Waiting(), busy=(0.02,)) == "wait"
+    for _ in range(50):
+        door.admission.answered(SLO / 2)
+    assert door.asked(Waiting(), busy=(0.02,)) is None

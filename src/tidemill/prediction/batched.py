@@ -18,7 +18,7 @@ from typing import Any
 
 from tidemill.errors import Late, Overloaded, TidemillError, Unavailable
 from tidemill.observability.counters import Counters
-from tidemill.prediction.admission import Admission, Load
+from tidemill.prediction.admission import PROMISED, Admission, Load
 from tidemill.prediction.budget import LENT_AFTER, Budget, Held, Share
 from tidemill.prediction.call import Call
 from tidemill.prediction.limits import BatchLimits
@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 
 # Inline calls that have become too slow go to threads for so many seconds.
 THREADS_SECONDS = 1.0
-# Of the SLO, what one call may take: a caller may have to wait for the one before it.
-CALL_SHARE = 0.5
+# Of the SLO, what one call may take: a caller may have to wait for the whole of the one before it.
+CALL_SHARE = PROMISED / 2
 # A model whose calls spend less of their time than this on a core waits for something; it needs no core of the budget.
 COMPUTES = 0.3
 
@@ -176,16 +176,8 @@ class Batched:
         reason = admission.refusal(call, queue, load, now)
         if reason is None:
             return
-        displaced: list[Call] = []
-        if reason != "deadline":
-            rows, size = call.rows.n, call.size
-            for other in queue.displaceable(call):
-                displaced.append(other)
-                rows -= other.rows.n
-                size -= other.size
-                if rows <= 0 and size <= 0:
-                    break
-        if not displaced or admission.refusal(call, queue, load, now, displaced):
+        displaced = [] if reason == "deadline" else admission.displaced(call, queue, load, now)
+        if not displaced:
             raise admission.told(reason, call, queue, load, now)
         wait, _ = admission.expected(call, queue, load)
         text = "the queue is full, and a call of another priority had the better right to this place"
@@ -316,6 +308,8 @@ class Batched:
         else:
             self._learn(rows, finished - started, cpu)
             self._deliver(group, rows, outcome[0], started, outcome[1], finished)
+            if group[0].priority <= self.limits.default_priority:  # a lower one is not promised to be in time
+                self._admission.answered(monotonic() - group[0].queued)
         if running.held is not None:
             self._budget.give(running.held, finished - started)
         if self._queue.count and not self._scheduled:
