@@ -15,6 +15,7 @@ from tests.realtime.models.repository import answer, body, change, index, times
 from tests.realtime.serving import Served, served
 from tidemill.model.samples import write_samples
 from tidemill.realtime import ServeOptions
+from tidemill.realtime.models import loading
 from tidemill.realtime.models.options import RepositoryOptions
 
 
@@ -209,15 +210,26 @@ def test_loads_of_one_model_at_once_are_one_load(server: Served, root: Path) -> 
 def test_loading_does_not_hold_up_the_calls_of_another(server: Served, root: Path) -> None:
     assert change(server, "fraud", "load") == (200, "")
     times(root, "slow", "1", 3.0, source=LOADS_SLOWLY)
-    loading = threading.Thread(target=change, args=(server, "slow", "load"))
-    loading.start()
+    loads = threading.Thread(target=change, args=(server, "slow", "load"))
+    loads.start()
     eventually(lambda: index(server).get(("slow", "1"), ("", ""))[0] == "LOADING")
     answered = 0
-    while loading.is_alive():
+    while loads.is_alive():
         assert answer(server, "fraud") == ("2", 2.0)
         answered += 1
-    loading.join()
+    loads.join()
     assert answered > 20
+
+
+HANGS = LOADS_SLOWLY.replace("time.sleep(0.5)", "time.sleep(60.0)")
+
+
+def test_a_model_that_never_loads_is_given_up(server: Served, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "PATIENCE", 1.0)
+    times(root, "stuck", "1", 3.0, source=HANGS)
+    assert change(server, "stuck", "load") == (500, "stuck version 1: it was not loaded and warmed up within 1 s")
+    assert change(server, "fraud", "load") == (200, "")
+    assert answer(server, "fraud") == ("2", 2.0)
 
 
 def test_unload_lets_those_who_wait_be_answered(server: Served) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from time import monotonic, process_time
 from typing import TypeVar
 
-from tidemill.errors import IntegrityError, OutOfMemory
+from tidemill.errors import IntegrityError, OutOfMemory, PackageError
 from tidemill.model.manifest import MANIFEST
 from tidemill.model.package import Package, digest_file, open_package
 from tidemill.prediction.live import Live
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.005
+# Seconds after which a model that is being loaded is given up: others wait for their turn.
+PATIENCE = 1800.0
 # The nice value of threads that yield. Not more: they hold the interpreter's lock now and then, and those who wait for
 # it wait all the longer the less they run.
 YIELDING = 5
@@ -56,6 +58,16 @@ async def load(wanted: Wanted, spare: int | None) -> Loaded:
     `spare` bytes of memory are left for it, if there is a bound. Its need is estimated from its files before it is
     loaded, and measured after. Raises PackageError, ConfigError, MissingExtra, and OutOfMemory if it does not fit.
     """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await _load(wanted, spare)
+    except TimeoutError:
+        raise PackageError(
+            f"{wanted.name} version {wanted.version}: it was not loaded and warmed up within {PATIENCE:g} s"
+        ) from None
+
+
+async def _load(wanted: Wanted, spare: int | None) -> Loaded:
     began = monotonic()
     package = await on_thread(partial(_verified, wanted, spare), yielding=True)
     before = _resident()
