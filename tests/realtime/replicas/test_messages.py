@@ -21,6 +21,7 @@ from tidemill.realtime.replicas.messages import (
     Channel,
     Drain,
     Known,
+    Peers,
     Start,
     failed,
     failures_of,
@@ -41,6 +42,7 @@ EVERY = [
     Answer(turn=3, error=failed(NotFound("no"))),
     Known(states=(State(name="m", version="2", state="UNAVAILABLE", reason="é\n"),)),
     Drain(last=True, lame_duck=0.5),
+    Peers(ready=3),
 ]
 
 

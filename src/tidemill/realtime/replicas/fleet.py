@@ -29,6 +29,7 @@ from tidemill.realtime.replicas.messages import (
     Drain,
     Failed,
     Known,
+    Peers,
     Ready,
     Report,
     Start,
@@ -95,6 +96,7 @@ class Fleet:
         self._first: asyncio.Future[Failures] | None = None
         self._failing: set[tuple[str, str]] = set()
         self._known: tuple[State, ...] = ()
+        self._peers = 0
         self._turn = 0
         self._numbers = 0
         self._backoff = Backoff()
@@ -265,6 +267,11 @@ class Fleet:
 
     def _change(self) -> None:
         self._wake()
+        ready = self.of(Phase.READY)
+        if len(ready) != self._peers:
+            self._peers = len(ready)
+            for child in ready:
+                child.send(Peers(ready=self._peers))
         if self.on_change is not None:
             self.on_change()
 

@@ -118,6 +118,12 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     stuck: str = ""
 
 
+class Peers(Message, frozen=True, kw_only=True, tag="peers"):
+    """To a replica: how many are ready, it among them if it is. Of limits that all keep together each has a share."""
+
+    ready: int
+
+
 class Unready(Message, frozen=True, kw_only=True, tag="unready"):
     """To a replica: say that it is not ready, and go on serving."""
 
@@ -133,7 +139,9 @@ class Stopped(Message, frozen=True, kw_only=True, tag="stopped"):
     """From a replica: it accepts no more."""
 
 
-Any = Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Among | Known | Unready
+Any = (
+    Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Among | Known | Peers | Unready
+)
 
 
 class Channel(asyncio.Protocol):

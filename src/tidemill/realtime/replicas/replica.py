@@ -34,6 +34,7 @@ from tidemill.realtime.replicas.messages import (
     Channel,
     Drain,
     Known,
+    Peers,
     Ready,
     Report,
     Start,
@@ -53,8 +54,9 @@ log = logging.getLogger(__name__)
 # Seconds between reports.
 TICK = 0.25
 # A replica whose loop stands still for so many seconds beyond what it may take to end is killed by the kernel: its
-# supervisor would have done so long before, if there were one.
+# supervisor would have done so long before, if there were one. While it loads it may stand still for longer.
 ABANDONED = 120
+LOADING = 3600
 
 
 class Replica:
@@ -112,8 +114,8 @@ class Replica:
         if loading.done():
             failures = loading.result()
             self._give_way(server)
-            self._tell(_ready(list(server.service.endpoints), failures))
             self._server = server
+            self._tell(_ready(list(server.service.endpoints), failures))
             await self._drain
         loading.cancel()
         tick.cancel()
@@ -135,7 +137,7 @@ class Replica:
     async def _tick(self, server: Server, patience: float) -> None:
         """Report, and keep the kernel from ending this process: it does so if this is not reached for long."""
         while True:
-            signal.alarm(int(ABANDONED + patience))
+            signal.alarm(LOADING if self._server is None else int(ABANDONED + patience))
             endpoints = list(server.service.endpoints)
             stuck = next((one.name for one in endpoints if one.batched.stuck_since is not None), "")
             self._tell(
@@ -174,6 +176,8 @@ class Replica:
             self._server.security.share(message.replicas)
         elif isinstance(message, Unready) and self._server is not None:
             self._server.service.state = State.DRAINING
+        elif isinstance(message, Peers) and self._server is not None:
+            self._server.security.share(message.ready)
         elif isinstance(message, Drain):
             self._end(message)
         elif isinstance(message, Answer) and self._control is not None:
