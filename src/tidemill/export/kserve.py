@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tidemill.export.pod import PORT, TMP, TMP_MOUNT, Container, hardened_pod
+from tidemill.export.pod import EVERYWHERE, PORT, TMP, TMP_MOUNT, Container, hardened_pod
 from tidemill.export.site import Site
 
 __all__ = ["inference_services", "serving_runtime"]
@@ -20,7 +20,7 @@ MODEL = "/mnt/models"
 def serving_runtime(site: Site, container: Container) -> Plain:
     """`ServingRuntime`: the container KServe starts for a package. KServe's gateway speaks TLS and knows callers."""
     plain = Site(site.name, type(site.options)(), site.packages)
-    arguments = ["serve", MODEL, "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 - within a pod
+    arguments = ["serve", MODEL, "--host", EVERYWHERE, "--port", str(PORT)]
     arguments += ["--workers", str(container.workers(site.options)), "--lame-duck", "5"]
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",

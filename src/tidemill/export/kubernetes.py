@@ -12,9 +12,10 @@ from typing import Any
 
 from tidemill.errors import ConfigError
 from tidemill.export.kserve import inference_services, serving_runtime
-from tidemill.export.pod import CONFIG, PORT, TMP, TMP_MOUNT, Container, hardened_pod
+from tidemill.export.pod import CONFIG, PORT, TMP, TMP_MOUNT, Container, hardened_pod, in_container
 from tidemill.export.site import Site
 from tidemill.export.yaml import dump
+from tidemill.realtime.replicas.options import ReplicaOptions
 
 __all__ = ["Cluster", "kubernetes"]
 
@@ -54,7 +55,7 @@ def kubernetes(site: Site, cluster: Cluster) -> dict[str, str]:
     options = site.options
     container = Container(cluster.image, cluster.cpu, cluster.memory)
     lame_duck = max(options.lame_duck, LAME_DUCK)
-    config = container.config(site, claimed=cluster.claim is not None, lame_duck=lame_duck)
+    config = in_container(site, workers=container.workers(options), lame_duck=lame_duck)
     scaling = None if options.replicas is None else options.replicas.autoscaling
     concurrency = cluster.concurrency or (scaling.target_concurrency if scaling else None)
     measured = concurrency is None
@@ -213,8 +214,6 @@ def _disruption_budget(site: Site) -> Plain:
 
 def _autoscaler(site: Site, concurrency: float) -> Plain:
     """The rules of Tidemill's own autoscaler, as far as Kubernetes' can say them."""
-    from tidemill.realtime.replicas.options import ReplicaOptions
-
     replicas = site.options.replicas or ReplicaOptions(minimum=2, maximum=10)
     scaling = replicas.autoscaling
     target = max(1, round(concurrency * scaling.utilisation * 1000))

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tidemill.export.site import Site, exposed, whole_cores
-from tidemill.realtime.options import ServeOptions
+from tidemill.export.site import Site
+from tidemill.realtime.options import ManagementOptions, ServeOptions
 
-__all__ = ["CONFIG", "MANAGEMENT", "PORT", "TMP", "TMP_MOUNT", "USER", "Container", "hardened_pod"]
+__all__ = [
+    "CONFIG",
+    "EVERYWHERE",
+    "MANAGEMENT",
+    "PORT",
+    "TMP",
+    "TMP_MOUNT",
+    "USER",
+    "Container",
+    "hardened_pod",
+    "in_container",
+]
 
 Plain = dict[str, Any]
 
+# What reaches a pod or container is its platform's business.
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 PORT = 8080
 MANAGEMENT = 9090
 CONFIG = "/etc/tidemill/server.toml"
@@ -35,11 +49,7 @@ class Container:
 
     def workers(self, options: ServeOptions) -> int:
         """Model calls at a time; a container sees all the node's cores, and may use its own."""
-        return options.workers or whole_cores(self.cpu)
-
-    def config(self, site: Site, *, claimed: bool, lame_duck: float) -> str:
-        """`server.toml` within the container."""
-        return in_container(site, workers=self.workers(site.options), lame_duck=lame_duck)
+        return options.workers or max(1, math.floor(self.cpu))
 
     def spec(self, site: Site, arguments: list[str], management: bool = True) -> Plain:
         """A container of a pod, without its name and its mounts."""
@@ -74,9 +84,9 @@ def in_container(site: Site, **changes: Any) -> str:
     return site.at(
         Container.secrets,
         Container.models,
-        host="0.0.0.0",  # noqa: S104 - within a pod or container
+        host=EVERYWHERE,
         port=PORT,
-        management=exposed(MANAGEMENT),
+        management=ManagementOptions(host=EVERYWHERE, port=MANAGEMENT),
         replicas=None,
         counters_dir=None,
         **changes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tidemill.model.manifest import MANIFEST
 from tidemill.model.package import Package, open_package
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import measure
-from tidemill.realtime.options import ManagementOptions, ServeOptions
+from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.choice import concurrency_within
 from tidemill.realtime.server_file import read_options
 
@@ -136,16 +135,6 @@ def read_site(path: str | os.PathLike[str], name: str | None = None) -> Site:
             f"name {made!r}: expected at most 40 of a-z, 0-9 and -, beginning with a letter; give another with --name"
         )
     return Site(made, options, packages)
-
-
-def whole_cores(cpu: float) -> int:
-    """Model calls at a time that so many cores are for."""
-    return max(1, math.floor(cpu))
-
-
-def exposed(port: int | None) -> ManagementOptions:
-    """Management that others than this machine reach: those who scrape it and probe it."""
-    return ManagementOptions(host="0.0.0.0", port=port)  # noqa: S104 - within a pod or container
 
 
 def _moved(plain: Any, homes: dict[str, str]) -> None:
