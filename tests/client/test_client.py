@@ -161,16 +161,16 @@ def test_metadata_is_asked_for_once_and_again_after_a_refusal(homes):
     asked: list[str] = []
 
     def paths(made: tidemill.Client) -> Callable[..., Any]:
-        original = made._http.request
+        original = made._http.stream
 
-        def request(method: str, path: str, **more: Any) -> Any:
+        def stream(method: str, path: str, **more: Any) -> Any:
             asked.append(f"{method} {path}")
             return original(method, path, **more)
 
-        return request
+        return stream
 
     with served([homes["fragile"]]) as one, tidemill.Client(f"http://{one.address}") as client:
-        client._http.request = paths(client)  # type: ignore[method-assign]
+        client._http.stream = paths(client)  # type: ignore[method-assign]
         for _ in range(3):
             client.predict("fragile", {"x": [4.0]})
         assert asked == ["GET /v2/models/fragile"] + ["POST /v2/models/fragile/infer"] * 3

@@ -277,3 +277,23 @@ def test_a_server_that_never_answers_is_late(ask):
                 ask(url, "predict", "m", {"x": [1.0]}, timeout=0.2)
         finally:
             held.set()
+
+
+def test_an_answer_that_drips_is_late(ask):
+    gone = threading.Event()
+
+    def serve(connection: socket.socket, count: int) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        try:
+            while not gone.wait(0.02):
+                connection.sendall(b" ")
+        except OSError:  # the client has left
+            return
+
+    with listener(serve) as url:
+        try:
+            with pytest.raises(Late, match="no answer before the deadline"):
+                ask(url, "predict", "m", {"x": [1.0]}, timeout=0.3)
+        finally:
+            gone.set()

@@ -174,13 +174,21 @@ class Client(_Connected):
     def _send(self, step: Send) -> Reply | Lost:
         import httpx
 
+        seconds = step.seconds + SLACK
+        end = time.monotonic() + seconds
+        body: list[bytes] = []
         try:
-            got = self._http.request(
-                step.method, step.path, headers=step.headers, content=step.content, timeout=step.seconds + SLACK
-            )
+            with self._http.stream(
+                step.method, step.path, headers=step.headers, content=step.content, timeout=seconds
+            ) as got:
+                for part in got.iter_bytes():
+                    body.append(part)
+                    # httpx bounds each read; an answer that drips in would have no end.
+                    if time.monotonic() > end:
+                        return _over(seconds)
         except httpx.TransportError as error:
             return _lost(error)
-        return Reply(got.status_code, got.headers, got.content)
+        return Reply(got.status_code, got.headers, b"".join(body))
 
 
 class AsyncClient(_Connected):
@@ -277,10 +285,14 @@ class AsyncClient(_Connected):
                     step.method, step.path, headers=step.headers, content=step.content, timeout=seconds
                 )
         except TimeoutError:
-            return Lost(True, True, f"{seconds:.3g} s are over")
+            return _over(seconds)
         except httpx.TransportError as error:
             return _lost(error)
         return Reply(got.status_code, got.headers, got.content)
+
+
+def _over(seconds: float) -> Lost:
+    return Lost(True, True, f"{seconds:.3g} s are over")
 
 
 def _lost(error: httpx.TransportError) -> Lost:
