@@ -23,6 +23,8 @@ from tidemill.errors import (
     TooLarge,
     Unavailable,
 )
+from tidemill.realtime import ServeOptions
+from tidemill.realtime.models.options import RepositoryOptions
 
 PEOPLE: dict[str, list[Any]] = {"age": [41, None, 20], "city": ["Bern", "Zürich", "Genève"], "income": [1.5, None, 2e5]}
 RECORDS = [dict(zip(PEOPLE, values, strict=True)) for values in zip(*PEOPLE.values(), strict=True)]
@@ -202,3 +204,19 @@ def test_options_that_cannot_be_are_told(url, options, says):
     for kind in (tidemill.Client, tidemill.AsyncClient):
         with pytest.raises(ConfigError, match=says):
             kind(url, **options)
+
+
+def test_models_are_loaded_and_unloaded_where_the_server_lets_clients_do_so(homes, tmp_path, ask):
+    (tmp_path / "fragile").symlink_to(homes["fragile"])
+    repository = RepositoryOptions(directory=str(tmp_path))
+    options = ServeOptions(port=0, lame_duck=0.0, repository=repository, model_control="explicit")
+    with served([], options) as one:
+        url = f"http://{one.address}"
+        ask(url, "load", "fragile")
+        ask(url, "wait_ready", "fragile")
+        assert ask(url, "predict", "fragile", {"x": [4.0]})["root"] == [2.0]
+        ask(url, "unload", "fragile")
+        with pytest.raises((NotFound, Unavailable)):
+            ask(url, "predict", "fragile", {"x": [4.0]}, client={"retries": 0})
+        with pytest.raises(NotFound):
+            ask(url, "load", "nothing")
