@@ -121,6 +121,11 @@ class PackedRows(Rows):
             self._columns = {self.name: array}
         return self._columns
 
+    @property
+    def nbytes(self) -> int:
+        """As of any rows."""
+        return len(self.data)
+
     def joined(self, parts: Sequence[Any]) -> PackedRows:
         """All rows of the parts, which are packed like this one, in order."""
         data = b"".join([p.data for p in parts])

@@ -20,6 +20,8 @@ LEAST_PROMISED = 0.4
 TOLD = 0.95
 LATE = 0.005
 GAIN = 0.02
+# Of the SLO: where no more than this waits, and no more is left of the calls that run, nobody is refused.
+LIGHT = 0.1
 # After so many answers without a refusal the overload is over.
 OVER = 20
 # More calls than it has rows are taken out of the queue for one that goes before them, where that is not yet enough.
@@ -49,7 +51,22 @@ class Admission:
         self._slo = slo
         self._merges = merges
         self.promised = PROMISED
+        self._light = LIGHT * slo if limits.max_wait is None else min(LIGHT * slo, limits.max_wait / 2)
+        self._light_rows = 0
         self._quiet = 0  # answers since the last refusal
+
+    def learn_light(self, most: int) -> None:
+        """Know anew how many rows are little work, in calls of `most` rows, if all that waits can be merged."""
+        self._light_rows = min(int(self._light / self._pace.expected(most) * most), self._limits.max_queue_rows)
+
+    def is_light(self, call: Call, queue: Queue, last_due: float, now: float) -> bool:
+        """Whether there is so little work that a call may be taken without further thought."""
+        return (
+            queue.rows + call.rows.n <= self._light_rows
+            and queue.nbytes + call.size <= self._limits.max_queue_bytes
+            and now + self._slo < call.deadline
+            and -self._limits.hung_after <= last_due - now <= self._light
+        )
 
     def answered(self, seconds: float) -> None:
         """A call was answered so long after it was queued: promise less until fewer than `LATE` miss the SLO.

@@ -101,6 +101,7 @@ class Batched:
         self._delays = limits.max_delay > 0
         self._hold: asyncio.TimerHandle | None = None
         self._nudge: asyncio.TimerHandle | None = None
+        self._learn_light()
 
     @property
     def queued_rows(self) -> int:
@@ -170,6 +171,8 @@ class Batched:
         """Raise for a call that cannot be taken; take others out of the queue where it goes before them."""
         call.size = call.rows.nbytes
         queue, admission = self._queue, self._admission
+        if not self._share.waits and admission.is_light(call, queue, self._running.last_due if self.busy else now, now):
+            return
         load = self._load(now)
         if not load.workers:
             raise Unavailable("the model does not return from its calls", retry_after=1.0, reason="hung")
@@ -319,8 +322,13 @@ class Batched:
         self.pace.took(rows, seconds)
         self.row_limit.took(rows, seconds)
         self._free_rows = min(self.inline_rows, self.limits.max_queue_rows, self.row_limit.rows)
+        self._learn_light()
         self._typical += 0.2 * (rows - self._typical)
         self._computes += 0.2 * (min(1.0, cpu / max(1e-9, seconds)) - self._computes)
+
+    def _learn_light(self) -> None:
+        if self.live.divisible and not self._variable:
+            self._admission.learn_light(self._rows_of(self._row_bytes))
 
     def _deliver(
         self, group: list[Call], rows: int, result: Result, started: float, gathered: float, finished: float

@@ -30,6 +30,7 @@ class Threads:
         self.most = most
         self._hung_after = hung_after
         self._running: list[Running] = []
+        self.last_due = 0.0  # when all that ever began should be over
 
     def __len__(self) -> int:
         return len(self._running)
@@ -40,6 +41,7 @@ class Threads:
     def add(self, running: Running) -> None:
         """A call began."""
         self._running.append(running)
+        self.last_due = max(self.last_due, running.due)
 
     def remove(self, running: Running) -> None:
         """A call returned."""
