@@ -156,6 +156,23 @@ def test_versions_by_policy_and_by_name(tmp_path: Path) -> None:
         assert server.get("/v2/models/fraud/versions/10").status_code == 404
 
 
+def test_a_version_that_an_alias_means_is_kept_and_the_rest_is_tried_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    times(tmp_path, "fraud", "1", 1.0)
+    with polled(tmp_path, aliases={"fraud": {"champion": "1"}}) as server:
+        times(tmp_path, "fraud", "2", 2.0)
+        shutil.rmtree(tmp_path / "fraud" / "1")
+        eventually(lambda: [one for one in caplog.records if one.message == "not served"])
+        looks(server, 4)
+        (said,) = [one for one in caplog.records if one.message == "not served"]
+        assert "aliases.champion: there is no version '1'; expected one of 2" in said.reason  # type: ignore[attr-defined]
+        assert answer(server, "fraud@champion") == ("1", 1.0)
+        times(tmp_path, "fraud", "1", 10.0)
+        eventually(lambda: answer(server, "fraud@champion") == ("1", 10.0))
+        assert answer(server, "fraud") == ("2", 2.0)
+
+
 def test_a_repository_that_is_not_there_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"repository .*/nowhere: No such file or directory"),

@@ -35,6 +35,7 @@ class LocalControl:
         self._models = models
         self._turn = asyncio.Lock()
         self._poll: asyncio.Task[None] | None = None
+        self._tried: Desired | None = None
 
     async def start(self) -> None:
         """Load what is to be served. A version of the repository that cannot be served gives way to one that can.
@@ -56,17 +57,24 @@ class LocalControl:
             try:
                 async with self._turn:
                     await on_thread(lambda: self._keeper.look(twice=True))
-                    await self._settle()
+                    # What could not be had is not to be had at the next look either, unless something has changed.
+                    if self._keeper.desired() != self._tried:
+                        await self._settle()
             except Exception:
                 log.exception("the repository could not be looked at")
 
     async def _settle(self) -> Failures:
         """Apply what is desired, with what can be served in place of what cannot. Returns what still fails."""
         while True:
-            desired = self._keeper.desired()
-            failures = await self._models.apply(desired)
-            if not self._keeper.applied(desired, failures):
+            failures, again = await self._apply()
+            if not again:
                 return failures
+
+    async def _apply(self) -> tuple[Failures, bool]:
+        """What failed, and whether another state is to be tried for it."""
+        self._tried = desired = self._keeper.desired()
+        failures = await self._models.apply(desired)
+        return failures, self._keeper.applied(desired, failures)
 
     async def change(self, change: Change) -> None:
         """As Control says."""
@@ -75,9 +83,7 @@ class LocalControl:
             if isinstance(change, Load):
                 await on_thread(self._keeper.look)
             self._keeper.change(change)
-            desired = self._keeper.desired()
-            failures = await self._models.apply(desired)
-            self._keeper.applied(desired, failures)
+            failures, _ = await self._apply()
             mine = [error for (name, _), error in failures.items() if name == change.name]
             if mine:
                 self._keeper.asked = before
