@@ -234,6 +234,18 @@ def test_a_draining_server_says_so_serves_and_then_names_the_last_request() -> N
         assert drained.result(20) == 0
 
 
+def test_httpx_is_served_while_the_server_makes_ready_to_stop() -> None:
+    """Its h2 takes no frame after a GOAWAY, and no request of it may fail for that."""
+    with serving(delayed) as running:
+        url = f"http://127.0.0.1:{running.port}/"
+        with httpx.Client(http1=False, http2=True, timeout=20) as client:
+            assert client.post(url, content=b"1").content == b"1"
+            drained = running.drain(1.0, 10.0)
+            eventually(lambda: running.call(lambda: running.server._plane.draining))
+            assert [client.post(url, content=b"2").content for _ in range(20)] == [b"2"] * 20
+        assert drained.result(20) == 0
+
+
 def test_idle_connections_close_at_once_and_what_is_not_answered_is_cut() -> None:
     held: list[Request] = []
     with serving(held.append) as running, Http2Client(running.port) as idle, Http2Client(running.port) as busy:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import select
-import struct
-import termios
 from collections import deque
 from time import monotonic
 from typing import cast
@@ -19,7 +16,7 @@ from tidemill.realtime.plane import Plane
 from tidemill.realtime.reader import BETWEEN, BODY, DEAF, HEAD, Reader
 from tidemill.realtime.request import JSON
 from tidemill.realtime.security.tls import certificate_identity
-from tidemill.realtime.traffic import Meter
+from tidemill.realtime.traffic import Meter, unread
 from tidemill.realtime.wire import CONTINUE, error_body, head_bytes
 
 __all__ = ["Connection"]
@@ -255,7 +252,7 @@ class Connection(Reader, asyncio.Protocol):
             return True
         if not (self._plane.draining or self._eof) or len(self.queue) > 1 or self.waiting:
             return False
-        return self._stage == DEAF or (self._stage == BETWEEN and not self._unread())
+        return self._stage == DEAF or (self._stage == BETWEEN and not unread(self._transport))
 
     def _hold(self) -> None:
         if not self._held and not self._eof and not self._transport.is_closing():
@@ -340,7 +337,7 @@ class Connection(Reader, asyncio.Protocol):
                 self._look_for_reset()
         elif self._stage == BETWEEN:
             idle = limits.header_timeout if self._last == self._born else limits.keep_alive_timeout
-            if now - self._last > idle and not self._unread():
+            if now - self._last > idle and not unread(self._transport):
                 self._linger()
 
     def warn(self) -> None:
@@ -350,7 +347,7 @@ class Connection(Reader, asyncio.Protocol):
     def retire(self, now: float) -> None:
         """Close if idle. A connection so young that its first request may be on the way is not."""
         young = self._last == self._born and now - self._born < 1.0
-        if not (self.queue or self.waiting or young) and self._stage == BETWEEN and not self._unread():
+        if not (self.queue or self.waiting or young) and self._stage == BETWEEN and not unread(self._transport):
             self._linger()
 
     def cut(self) -> int:
@@ -358,14 +355,6 @@ class Connection(Reader, asyncio.Protocol):
         lost = self.outstanding or (1 if self._transport.get_write_buffer_size() else 0)
         self._transport.abort()
         return lost
-
-    def _unread(self) -> bool:
-        """Whether bytes of the client lie unread in the kernel."""
-        try:
-            count = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
-        except (OSError, ValueError):
-            return False
-        return bool(struct.unpack("i", count)[0])
 
     def _look_for_reset(self) -> None:
         """Nobody reads now, so that the loop would not notice: has the client answered what was sent with a reset?"""

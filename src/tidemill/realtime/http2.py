@@ -10,7 +10,7 @@ from tidemill.realtime.head import Refusal
 from tidemill.realtime.http2_frames import MOST_WINDOW, PREFACE, Code, Fault, goaway_frame, ping_frame
 from tidemill.realtime.http2_incoming import Incoming
 from tidemill.realtime.plane import Plane
-from tidemill.realtime.traffic import Meter
+from tidemill.realtime.traffic import Meter, unread
 
 __all__ = ["Http2Connection"]
 
@@ -190,9 +190,14 @@ class Http2Connection(Incoming, asyncio.Protocol):
     # -- the end --------------------------------------------------------------------------------------------
 
     def warn(self) -> None:
-        if self._heard and not self._warned_at:
+        """The server goes away. That is said after an answer, at a moment without requests, or at last by `retire`:
+        Python's h2 takes no frame after a GOAWAY, and an idle client of it loses its next request.
+        """
+
+    def _say_farewell(self) -> None:
+        if not self._warned_at:
             self._warned_at = monotonic()
-            self.put(goaway_frame(MOST_WINDOW, Code.NO_ERROR), ping_frame(FAREWELL))
+            self.put(ping_frame(FAREWELL), goaway_frame(MOST_WINDOW, Code.NO_ERROR))
 
     def retire(self, now: float) -> None:
         """Take no more requests once the client has heard that it goes, and close when all are answered.
@@ -201,8 +206,10 @@ class Http2Connection(Incoming, asyncio.Protocol):
         """
         if self._leaving or (not self._heard and now - self._born < ROUND_TRIP):
             return
-        self._heard = True
-        self.warn()
+        if not (self.streams or self._warned_at or self._rest or unread(self._transport)):
+            self._leave()
+            return
+        self._say_farewell()
         if self._pong or now - self._warned_at > ROUND_TRIP:
             self._leave()
 

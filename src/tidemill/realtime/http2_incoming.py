@@ -87,10 +87,6 @@ class Incoming(Outgoing):
     def peer(self) -> str:
         """The client's network address."""
 
-    @abstractmethod
-    def warn(self) -> None:
-        """The server goes away: tell a client that has asked something, but serve what it asks."""
-
     def _read(self, data: bytes) -> int:
         """Take the whole frames there are. Returns where the first one begins that is not complete. Raises Fault."""
         position, size = 0, len(data)
@@ -273,8 +269,6 @@ class Incoming(Outgoing):
             self._reject(number, Code.REFUSED_STREAM)
             return
         self._heard = True
-        if plane.draining:
-            self.warn()
         stream = H2Stream(self, number, head, self._initial, STREAM_WINDOW, self._last)
         self.streams[number] = stream
         if flags & END_STREAM:

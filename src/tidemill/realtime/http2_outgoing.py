@@ -135,6 +135,10 @@ class Outgoing(ABC):
             self._linger()
 
     @abstractmethod
+    def _say_farewell(self) -> None:
+        """Tell the client to ask elsewhere; what it asks until it has heard that is served."""
+
+    @abstractmethod
     def _linger(self) -> None:
         """All is sent and no more is taken: close."""
 
@@ -214,6 +218,8 @@ class Outgoing(ABC):
             self._plane.receiving -= stream.kept
             self._return(stream.unread)
             stream.kept = stream.unread = 0
+        if self._plane.draining and not self.streams:
+            self._say_farewell()
 
     def _lose_all(self) -> None:
         streams = tuple(self.streams.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 
 from tidemill.observability.process import ProcessCounters
 
-__all__ = ["Meter", "traffic"]
+__all__ = ["Meter", "traffic", "unread"]
 
 # Of <linux/tcp.h>: tcpi_bytes_acked and tcpi_bytes_received of struct tcp_info.
 BYTES = struct.Struct("=QQ")
@@ -45,3 +47,12 @@ class Meter:
             counts.sent_bytes[0] += sent - self._sent
             counts.received_bytes[0] += received - self._received
             self._sent, self._received = sent, received
+
+
+def unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes of the client lie unread in the kernel."""
+    try:
+        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+    except (OSError, ValueError):
+        return False
+    return bool(struct.unpack("i", count)[0])
