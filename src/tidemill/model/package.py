@@ -19,7 +19,7 @@ from tidemill.errors import ConfigError, IntegrityError, PackageError
 from tidemill.model.manifest import FORMAT, MANIFEST, Manifest
 from tidemill.renames import exchange
 
-__all__ = ["SIGNATURE_FILE", "Package", "digest_file", "open_package", "write_package"]
+__all__ = ["SIGNATURE_FILE", "Package", "digest_file", "open_package", "read_manifest", "write_package"]
 
 SIGNATURE_FILE = "model.sig"
 
@@ -70,8 +70,18 @@ def open_package(directory: str | os.PathLike[str]) -> Package:
     changed or not in the manifest, PackageError where there is no package at all.
     """
     root = Path(directory).resolve()
+    manifest = read_manifest(root)
+    _verify(root, manifest)
+    return Package(root, manifest)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """What a package says of itself; its files are not looked at.
+
+    Raises ConfigError for a manifest that cannot be understood, PackageError where there is no package at all.
+    """
     if not (root / MANIFEST).is_file():
-        raise PackageError(f"{directory}: not a model package (no {MANIFEST}); make one with `tidemill package`")
+        raise PackageError(f"{root}: not a model package (no {MANIFEST}); make one with `tidemill package`")
     try:
         manifest = load_toml(root / MANIFEST, Manifest)
     except ConfigError:
@@ -80,8 +90,7 @@ def open_package(directory: str | os.PathLike[str]) -> Package:
     problems = manifest.problems()
     if problems:
         raise ConfigError([f"{MANIFEST}: {p}" for p in problems])
-    _verify(root, manifest)
-    return Package(root, manifest)
+    return manifest
 
 
 def write_package(

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tidemill.config import load_toml
 from tidemill.errors import ConfigError, TidemillError
-from tidemill.model.manifest import MANIFEST, Manifest
-from tidemill.model.package import digest_file
+from tidemill.model.manifest import MANIFEST
+from tidemill.model.package import digest_file, read_manifest
 from tidemill.realtime.models.desired import Wanted
 
 __all__ = ["Found", "find_models", "wanted_of"]
@@ -61,9 +60,9 @@ def find_models(root: Path, before: Mapping[Place, Found]) -> dict[Place, Found]
 
 
 def wanted_of(directory: str | os.PathLike[str]) -> Wanted:
-    """What a package says it is; its files are not looked at. Raises ConfigError."""
+    """What a package says it is; its files are not looked at. Raises ConfigError or PackageError."""
     root = Path(directory).resolve()
-    manifest = load_toml(root / MANIFEST, Manifest)
+    manifest = read_manifest(root)
     return Wanted(
         name=manifest.name, version=manifest.version, directory=str(root), digest=digest_file(root / MANIFEST)
     )
