@@ -71,8 +71,10 @@ async def _load(wanted: Wanted, spare: int | None) -> Loaded:
     began = monotonic()
     package = await on_thread(partial(_verified, wanted, spare), yielding=True)
     before = _resident()
-    # Not yielding: a runtime's own threads are made here, and would be for as long as the model lives.
-    live = await on_thread(partial(Live.open, package))
+    # Threads that a runtime makes here would yield for as long as the model lives; an ONNX session of one makes none.
+    runtime = package.manifest.runtime
+    alone = runtime.name == "onnx" and runtime.threads == 1 and package.manifest.transform is None
+    live = await on_thread(partial(Live.open, package), yielding=alone)
     profile, example, failure = await on_thread(lambda: (measure(live), *tried(live)), yielding=True)
     memory = max(_estimate(package), _resident() - before)
     _check(wanted, memory, spare, "loaded it takes")
