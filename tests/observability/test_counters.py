@@ -81,6 +81,7 @@ def test_many_at_once_count_as_one_by_one() -> None:
                 expected[stage][-1] += end - begin
         counters.executed(n, 0.0, finished - start, 0.0, n)
         answered += n
+    counters.fold()
     for stage in STAGES[:-1]:
         found = values(recorder, "tidemill_request_stage_seconds", stage=stage)
         assert found[:-1] == expected[stage][:-1], stage
@@ -115,6 +116,7 @@ def test_a_model_that_is_loaded_again_goes_on_counting() -> None:
     after.failed(time.monotonic(), "late")
     before.executed(3, 0.1, 0.2, 0.3)
     after.executed(3, 0.1, 0.2, 0.3)
+    before.fold()
     assert values(recorder, "tidemill_requests_total", outcome="late") == [2.0]
     assert after.snapshot()["execution_count"] == 2
     assert after.snapshot()["batch_stats"][0]["compute_infer"]["count"] == 2

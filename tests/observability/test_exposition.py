@@ -31,6 +31,7 @@ def recorder() -> Recorder:
     now = time.monotonic()
     counters.succeeded(3, now, now, now, now, now, now)
     counters.executed(3, 0.0, 0.0004, 0.0)
+    counters.fold()
     counters.failed(now, "overloaded", "queue_full")
     return recorder
 

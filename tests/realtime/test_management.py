@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.realtime import packages
 from tests.realtime.http_client import eventually
 from tests.realtime.serving import Process, Served, process, served
+from tidemill.observability.counters import FOLD
 from tidemill.realtime import ServeOptions
 from tidemill.realtime.management import MOST
 from tidemill.realtime.options import ManagementOptions
@@ -95,6 +96,9 @@ def test_each_outcome_is_counted_and_promtool_has_nothing_to_say(managed: Manage
     eventually(lambda: server.in_loop(lambda: server.server.http.in_flight) == 1)
     left.close()
     eventually(lambda: value(managed.page(), "tidemill_requests_total", model="sleeper", outcome="cancelled") == 1)
+    # Times are looked at now and then, outcomes at once.
+    answered = "tidemill_request_duration_seconds_count"
+    eventually(lambda: value(managed.page(), answered, model="sleeper", result="ok") == 5)
     page = managed.page()
     for model, outcome, count in (
         ("sleeper", "ok", 5),
@@ -189,7 +193,9 @@ def test_statistics_are_of_all_who_share_a_directory(tmp_path: Path) -> None:
         for server, rows in ((one, 2), (other, 3), (other, 3)):
             assert sleep(server, 0.001, rows=rows).status_code == 200
         assert one.post("/v2/models/sleeper/infer", b"{").status_code == 400
-        assert one.counters("sleeper") == other.counters("sleeper")
+        # What the other counted together with later ones is there within a moment.
+        eventually(lambda: one.counters("sleeper")["execution_count"] == 3)
+        eventually(lambda: one.counters("sleeper") == other.counters("sleeper"))
         found = one.counters("sleeper")
         assert (found["inference_count"], found["execution_count"]) == (8, 3)
         assert found["inference_stats"]["success"]["count"] == 3
@@ -261,6 +267,7 @@ def test_kill_9_and_restart_lose_no_count_and_none_falls(tmp_path: Path) -> None
     counted = value(page, "tidemill_requests_total", outcome="ok")
     # What a kill kept from leaving was counted; each client can have had one such a turn.
     assert answered <= counted <= answered + 3 * 4
-    assert value(page, "tidemill_request_duration_seconds_count", result="ok") == counted
     assert value(page, "tidemill_rows_total") == counted
+    # It may have taken the times of the last few hundred, and of no more.
+    assert counted - 3 * FOLD < value(page, "tidemill_request_duration_seconds_count", result="ok") <= counted
     assert len(list(counters.iterdir())) == 2

@@ -1,16 +1,20 @@
 """What one model version did: requests by outcome, where their time went, and the calls of the model.
 
-Written by the event loop's thread straight into memory shared with a file, before the answers leave the process.
+Written by the event loop's thread into memory shared with a file: outcomes and rows before the answers leave, times
+(`fold`) for some hundred requests together.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
-from operator import sub
+from itertools import chain
 from time import monotonic
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tidemill.observability import families
 from tidemill.observability.families import ROWS, SECONDS, Family
@@ -27,40 +31,42 @@ STAGES = ("read", "decode", "queue", "compute", "encode", "write")
 # Batch sizes told apart; what is larger or comes later is counted under the next power of two.
 SIZES = 64
 SUM = len(SECONDS) + 1
-ROWS_SUM = len(ROWS) + 1
+# Requests and calls whose times are held back until they are counted together.
+FOLD = 256
+
+Floats = NDArray[np.float64]
+Answered = tuple[int, float, float, float, float, float, float]
+"""Rows, and the moments of a request: received, read, queued, started, finished, encoded."""
+WIDTH = 7
 
 
 class Counters:
     """One model version's counts and times, of this process, since it first served it."""
 
     __slots__ = (
-        "_batches",
+        "_answered",
         "_busy",
         "_call_rows",
         "_call_seconds",
         "_calls",
-        "_compute",
-        "_decode",
-        "_encode",
         "_error_seconds",
         "_failed",
+        "_held",
+        "_held_calls",
         "_info",
         "_labels",
         "_last",
         "_load_seconds",
         "_merged",
         "_ok",
-        "_ok_seconds",
         "_outcomes",
-        "_pending",
-        "_queue",
         "_queued",
-        "_read",
         "_recorder",
         "_refusals",
         "_rows",
         "_sizes",
-        "_write",
+        "_times",
+        "_waiting",
     )
 
     def __init__(self, recorder: Recorder | None = None, model: str = "", version: str = "") -> None:
@@ -71,29 +77,32 @@ class Counters:
         self._outcomes = {name: values(families.REQUESTS, **labels, outcome=name) for name in OUTCOMES}
         self._refusals: dict[str, memoryview[float]] = {}
         self._ok = self._outcomes["ok"]
-        self._ok_seconds = values(families.REQUEST_SECONDS, **labels, result="ok")
         self._error_seconds = values(families.REQUEST_SECONDS, **labels, result="error")
-        stages = [values(families.STAGE_SECONDS, **labels, stage=name) for name in STAGES]
-        self._read, self._decode, self._queue, self._compute, self._encode, self._write = stages
+        # In the order of the moments of a request; then the whole.
+        self._times = [self._array(families.STAGE_SECONDS, stage=name) for name in STAGES]
+        self._times.append(self._array(families.REQUEST_SECONDS, result="ok"))
         self._rows = values(families.ROWS_ANSWERED, **labels)
         self._calls = values(families.CALLS, **labels)
         self._merged = values(families.MERGED, **labels)
-        self._call_rows = values(families.CALL_ROWS, **labels)
-        self._call_seconds = values(families.CALL_SECONDS, **labels)
+        self._call_rows = self._array(families.CALL_ROWS)
+        self._call_seconds = self._array(families.CALL_SECONDS)
         self._failed = values(families.FAILED, **labels)
         self._last = values(families.LAST, **labels)
         self._queued = values(families.QUEUED, **labels)
         self._busy = values(families.BUSY, **labels)
         self._load_seconds = values(families.LOAD_SECONDS, **labels)
         self._info: memoryview[float] | None = None
-        # By the rows of a call, and by the size that these are counted under.
-        self._batches: dict[int, memoryview[float]] = {}
-        self._sizes: dict[int, memoryview[float]] = {}
-        self._pending: list[tuple[int, float, float, float, float, float, float]] = []
+        self._sizes: dict[int, Floats] = {}
+        # Of the model call that is being answered; of calls before, with the moments at which their answers were given.
+        self._answered: list[Answered] = []
+        self._held: list[tuple[list[Answered], float]] = []
+        self._held_calls: list[tuple[int, float, float, float, int]] = []
+        self._waiting = 0
 
     @property
     def execution_count(self) -> int:
         """Model calls that answered rows."""
+        self.fold()
         return int(self._calls[0])
 
     def served(self, runtime: str, fingerprint: str) -> None:
@@ -105,6 +114,7 @@ class Counters:
 
     def withdrawn(self) -> None:
         """The model is not served any more; what it counted stays."""
+        self.fold()
         self.waits(0, 0)
         if self._info is not None:
             self._info[0] = 0
@@ -126,7 +136,7 @@ class Counters:
         Moments of `time.monotonic()`: its head had come, its body had, it was queued, its (merged) model call
         began, ended, its answer was encoded.
         """
-        self._pending.append((rows, received, read, queued, started, finished, encoded))
+        self._answered.append((rows, received, read, queued, started, finished, encoded))
 
     def failed(self, received: float, code: str, reason: str = "") -> None:
         """A request was answered with an error now: its code, and why it was refused if it was."""
@@ -154,75 +164,73 @@ class Counters:
         """A model call for so many requests ended, which answered so many rows (0 if it answered none): seconds to
         merge its callers' rows, to run, to answer them.
         """
-        if self._pending:
-            self._count_answered()
-        if not rows:
-            return
-        self._calls[0] += 1
-        if requests > 1:
-            self._merged[0] += 1
-        self._call_rows[bisect_left(ROWS, rows)] += 1
-        self._call_rows[ROWS_SUM] += rows
-        self._call_seconds[bisect_left(SECONDS, running)] += 1
-        self._call_seconds[SUM] += running
-        sums = self._batches.get(rows)
-        if sums is None:
-            sums = self._batch(rows)
-        sums[0] += 1
-        sums[1] += gathering
-        sums[2] += running
-        sums[3] += delivering
+        answered = self._answered
+        n = len(answered)
+        if n:
+            self._answered = []
+            self._ok[0] += n
+            self._rows[0] += answered[0][0] if n == 1 else sum([one[0] for one in answered])
+            self._held.append((answered, monotonic()))
+            self._waiting += n
+            if self._waiting >= FOLD:
+                self._fold_requests()
+        if rows:
+            self._held_calls.append((rows, gathering, running, delivering, requests))
+            if len(self._held_calls) >= FOLD:
+                self._fold_calls()
 
-    def _batch(self, rows: int) -> memoryview[float]:
-        size = rows if len(self._sizes) < SIZES else 1 << max(0, rows - 1).bit_length()
-        sums = self._sizes.get(size)
-        if sums is None:
-            sums = self._sizes[size] = self._recorder.values(families.BATCHES, **self._labels, rows=str(size))
-        if len(self._batches) < 2 * SIZES:
-            self._batches[rows] = sums
-        return sums
+    def fold(self) -> None:
+        """Count the times that are held back: many together cost a tenth of what each alone would.
 
-    def _count_answered(self) -> None:
-        """Count what one model call answered, as handed to its connections now."""
-        now = monotonic()
-        pending, self._pending = self._pending, []
-        n = len(pending)
-        self._ok[0] += n
-        self._last[0] = time.time()
-        if n == 1:
-            rows, received, read, queued, started, finished, encoded = pending[0]
-            self._rows[0] += rows
-            for place, seconds in (
-                (self._ok_seconds, now - received),
-                (self._read, read - received),
-                (self._decode, queued - read),
-                (self._queue, started - queued),
-                (self._compute, finished - started),
-                (self._encode, encoded - finished),
-                (self._write, now - encoded),
-            ):
-                place[bisect_left(SECONDS, seconds)] += 1
-                place[SUM] += seconds
-            return
-        rows_, received_, read_, queued_, started_, finished_, encoded_ = map(list, zip(*pending, strict=True))
-        started, finished = started_[0], finished_[0]
-        self._rows[0] += sum(rows_)
-        _between(self._read, received_, read_)
-        _between(self._decode, read_, queued_)
-        # Nearly always in this order already: then sorting is one look.
-        received_.sort()
-        queued_.sort()
-        encoded_.sort()
-        _since(self._ok_seconds, received_, now)
-        _since(self._queue, queued_, started)
-        _until(self._encode, finished, encoded_)
-        _since(self._write, encoded_, now)
-        seconds = finished - started
-        self._compute[bisect_left(SECONDS, seconds)] += n
-        self._compute[SUM] += n * seconds
+        To be called now and then, too, where little is asked.
+        """
+        if self._held:
+            self._fold_requests()
+        if self._held_calls:
+            self._fold_calls()
+
+    def _fold_requests(self) -> None:
+        held, self._held = self._held, []
+        self._waiting = 0
+        self._last[0] = time.time() - (monotonic() - held[-1][1])
+        sizes = [len(answered) for answered, _ in held]
+        numbers = chain.from_iterable(chain.from_iterable([answered for answered, _ in held]))
+        table = np.fromiter(numbers, float, WIDTH * sum(sizes)).reshape(-1, WIDTH).T
+        handed = np.repeat([moment for _, moment in held], sizes)
+        moments = np.vstack((table[1:], handed))
+        seconds = np.vstack((np.diff(moments, axis=0), handed - moments[0]))
+        for place, counts, whole in zip(self._times, _spread(seconds, SECONDS), seconds.sum(axis=1), strict=True):
+            place[:-1] += counts
+            place[-1] += whole
+
+    def _fold_calls(self) -> None:
+        calls, self._held_calls = self._held_calls, []
+        table = np.array(calls, float).T
+        rows, _, running, _, requests = table
+        self._calls[0] += len(calls)
+        self._merged[0] += np.count_nonzero(requests > 1)
+        for place, values, edges in ((self._call_rows, rows, ROWS), (self._call_seconds, running, SECONDS)):
+            place[:-1] += _spread(values[None], edges)[0]
+            place[-1] += values.sum()
+        sizes, which = np.unique(rows, return_inverse=True)
+        parts = [np.bincount(which, part) for part in (np.ones(len(calls)), *table[1:4])]
+        for size, *sums in zip(sizes.tolist(), *parts, strict=True):
+            self._batch(int(size))[:] += sums
+
+    def _batch(self, rows: int) -> Floats:
+        size = rows
+        if size not in self._sizes and len(self._sizes) >= SIZES:
+            size = 1 << (rows - 1).bit_length()
+        if size not in self._sizes:
+            self._sizes[size] = self._array(families.BATCHES, rows=str(size))
+        return self._sizes[size]
+
+    def _array(self, family: Family, **labels: str) -> Floats:
+        return np.asarray(self._recorder.values(family, **self._labels, **labels))
 
     def totals(self) -> Totals | None:
         """What all processes that share the directory counted, if there is one. Reads its files."""
+        self.fold()
         directory = self._recorder.directory
         return None if directory is None else total(directory)
 
@@ -237,7 +245,8 @@ class Counters:
             found = totals.series.get(name_of(family, self._labels | labels))
             return [0.0] * family.values if found is None else found.values
 
-        sizes: dict[int, Sequence[float]] = dict(self._sizes)
+        self.fold()
+        sizes: dict[int, Sequence[float]] = {size: sums.tolist() for size, sums in self._sizes.items()}
         if totals is not None:
             mine = [one for one in totals.of(families.BATCHES.name) if self._labels.items() <= one.labels.items()]
             sizes = {int(one.labels["rows"]): one.values for one in mine}
@@ -270,42 +279,12 @@ class Counters:
         }
 
 
-def _since(place: memoryview[float], moments: list[float], end: float) -> None:
-    """Count the durations from each moment, in ascending order, to `end`.
-
-    Mates are alike: a few cuts say how many fall into each bucket, where one by one each would be looked up.
-    """
-    stop = len(moments)
-    last = bisect_left(SECONDS, end - moments[0])
-    for bucket in range(bisect_left(SECONDS, end - moments[-1]), last):
-        start = bisect_left(moments, end - SECONDS[bucket], 0, stop)
-        place[bucket] += stop - start
-        stop = start
-    place[last] += stop
-    place[SUM] += len(moments) * end - sum(moments)
-
-
-def _until(place: memoryview[float], begin: float, moments: list[float]) -> None:
-    """Count the durations from `begin` to each moment, in ascending order."""
-    start = 0
-    last = bisect_left(SECONDS, moments[-1] - begin)
-    for bucket in range(bisect_left(SECONDS, moments[0] - begin), last):
-        stop = bisect_right(moments, begin + SECONDS[bucket], start)
-        place[bucket] += stop - start
-        start = stop
-    place[last] += len(moments) - start
-    place[SUM] += sum(moments) - len(moments) * begin
-
-
-def _between(place: memoryview[float], begins: list[float], ends: list[float]) -> None:
-    """Count the durations from each moment to another."""
-    durations = list(map(sub, ends, begins))
-    place[SUM] += sum(durations)
-    if max(durations) <= SECONDS[0]:
-        place[0] += len(durations)
-        return
-    for seconds in durations:
-        place[bisect_left(SECONDS, seconds)] += 1
+def _spread(values: Floats, edges: tuple[float, ...]) -> Floats:
+    """How many of each line fall into each bucket, one more than there are edges."""
+    lines, n = values.shape
+    width = len(edges) + 1
+    places = np.searchsorted(edges, values.ravel()) + np.repeat(np.arange(lines) * width, n)
+    return np.bincount(places, minlength=lines * width).reshape(lines, width).astype(float)
 
 
 def _duration(count: float, seconds: float) -> dict[str, int]:

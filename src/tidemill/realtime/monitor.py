@@ -39,6 +39,8 @@ class Monitor:
 
     def close(self) -> None:
         """Look no more. What was counted stays."""
+        for counters in self._known:
+            counters.fold()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -50,6 +52,7 @@ class Monitor:
         counts.ready[0] = service.ready
         known = {}
         for one in service.endpoints:
+            one.counters.fold()
             one.counters.waits(one.batched.queued_rows, one.batched.busy)
             known[one.counters] = one
         if known.keys() != self._known:
