@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 from tests.realtime.grpc import calls
 from tests.realtime.grpc.calls import SERVICE, each, infer, message, outputs, raw
@@ -16,6 +17,7 @@ from tests.realtime.serving import process, served
 from tidemill.errors import ConfigError
 from tidemill.realtime import ServeOptions
 from tidemill.realtime.replicas.options import ReplicaOptions
+from tidemill.realtime.security.tls import TlsOptions
 
 PATIENCE = 60.0
 ONE = np.ones((1, 3), np.float32)
@@ -126,3 +128,23 @@ def test_the_access_log_tells_of_calls_and_no_values(tmp_path: Path) -> None:
     assert sorted(told) == [("ModelInfer", 0), ("ModelInfer", 1), ("ModelInfer", 3), ("ModelStreamInfer", 0)]
     assert all(line["ms"] > 0 and line["request_bytes"] > 0 for line in lines)
     assert "77" not in str([{k: v for k, v in line.items() if k not in ("ms", "time")} for line in lines])
+
+
+def test_grpc_over_tls_and_mutual_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server, mine = authority.issue_cert("localhost"), authority.issue_cert("someone@example.org")
+    paths = {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key", "client_ca")}
+    server.cert_chain_pems[0].write_to_path(paths["cert"])
+    server.private_key_pem.write_to_path(paths["key"])
+    authority.cert_pem.write_to_path(paths["client_ca"])
+    options = ServeOptions(port=0, lame_duck=0.0, grace=5.0, tls=TlsOptions(**paths))
+    root, key, chain = authority.cert_pem.bytes(), mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes()
+    with served([matrix(tmp_path)], options) as found:
+        address = f"localhost:{found.port}"
+        known = grpc.ssl_channel_credentials(root, key, chain)
+        with grpc.secure_channel(address, known) as channel:
+            assert outputs(infer(channel)(raw("matrix", X=ONE), timeout=PATIENCE))["sum"] == [3.0]
+        with grpc.secure_channel(address, grpc.ssl_channel_credentials(root)) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                infer(channel)(raw("matrix", X=ONE), timeout=PATIENCE)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
