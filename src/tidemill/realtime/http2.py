@@ -197,7 +197,9 @@ class Http2Connection(Incoming, asyncio.Protocol):
     def _say_farewell(self) -> None:
         if not self._warned_at:
             self._warned_at = monotonic()
-            self.put(ping_frame(FAREWELL), goaway_frame(MOST_WINDOW, Code.NO_ERROR))
+            ping, goaway = ping_frame(FAREWELL), goaway_frame(MOST_WINDOW, Code.NO_ERROR)
+            # Where no client of h2 can be saved, an answer to the PING is to mean that the GOAWAY was read.
+            self.put(*((goaway, ping) if self.streams else (ping, goaway)))
 
     def retire(self, now: float) -> None:
         """Take no more requests once the client has heard that it goes, and close when all are answered.
