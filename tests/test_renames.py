@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidemill.renames import exchange, rename_new
+from tidemill.renames import exchange, rename_new, write_whole
 
 
 @pytest.fixture
@@ -51,3 +51,11 @@ def test_a_file_system_without_exchange_is_told_and_left_as_it_was(
     monkeypatch.setattr("tidemill.renames._renameat2", lambda old, new, flags: errno.ENOTSUP)
     assert not exchange(*two)
     assert held(tmp_path) == {"a": "a", "b": "b"}
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    for data in (b"first", b"second\n"):
+        write_whole(place, data)
+        assert place.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [place]

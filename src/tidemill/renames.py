@@ -1,4 +1,4 @@
-"""Renames that publish: onto a free name only, or in exchange with what is there, so that no reader sees a gap."""
+"""Renames that publish: onto a free name only, in exchange with what is there, or over it; no reader sees a gap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-__all__ = ["exchange", "rename_new"]
+__all__ = ["exchange", "rename_new", "write_whole"]
 
 # linux/fs.h, fcntl.h
 _AT_FDCWD = -100
@@ -38,6 +38,13 @@ def exchange(a: Path, b: Path) -> bool:
     if code:
         raise OSError(code, os.strerror(code), str(b))
     return True
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write or replace a file: a reader sees all of the old or all of the new. Not forced to disk. Raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    part.rename(path)
 
 
 def _renameat2(old: Path, new: Path, flags: int) -> int:

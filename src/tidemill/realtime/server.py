@@ -37,6 +37,7 @@ from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.security.upkeep import Security, readable_keys
 from tidemill.realtime.service import Service, State
+from tidemill.renames import write_whole
 
 if TYPE_CHECKING:
     from tidemill.realtime.management import Management
@@ -177,7 +178,7 @@ class Server:
         self.service.state = State.SERVING
         self.monitor.start(self.service, self.http)
         if self.options.port_file is not None:
-            _write_whole(Path(self.options.port_file), self.address + "\n")
+            write_whole(Path(self.options.port_file), f"{self.address}\n".encode())
         log.info("ready", extra={"address": self.address, "models": self.service.endpoints.names})
 
     def _swapped(self, endpoints: Endpoints) -> None:
@@ -257,10 +258,3 @@ class Server:
 def _openapi(endpoints: Endpoints) -> bytes:
     """Made when it is first asked for: most servers are swapped more often than read about."""
     return orjson.dumps(openapi(endpoints))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A reader sees the whole text or no file."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)

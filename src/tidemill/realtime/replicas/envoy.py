@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import orjson
 
@@ -25,6 +24,7 @@ from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import told_end
 from tidemill.realtime.replicas.envoy_config import Backend, Front, arguments, bootstrap, endpoints, routes
 from tidemill.realtime.replicas.listeners import listeners_of, waiting
+from tidemill.renames import write_whole
 
 __all__ = ["Envoy", "installed"]
 
@@ -89,19 +89,19 @@ class Envoy:
 
     def name(self, backends: Iterable[Backend]) -> None:
         """Spread requests over these from now on."""
-        self._write(self._front.endpoints, endpoints(backends))
+        write_whole(Path(self._front.endpoints), orjson.dumps(endpoints(backends)))
 
     def repeat_none_of(self, models: Iterable[str]) -> None:
         """From now on make no call of these twice; those named before stay named."""
         self._unrepeatable |= set(models)
-        self._write(self._front.routes, routes(self._front, sorted(self._unrepeatable)))
+        write_whole(Path(self._front.routes), orjson.dumps(routes(self._front, sorted(self._unrepeatable))))
 
     async def start(self) -> int:
         """Start it. Returns the port that it listens on. Raises OSError for an address that cannot be had."""
         # Envoy would say so in its log only.
         create_listener(self._front.host, self._front.port).close()
         config = self._directory / "envoy.json"
-        self._write(str(config), bootstrap(self._front))
+        write_whole(config, orjson.dumps(bootstrap(self._front)))
         command = arguments(self._front, str(config), self._threads)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-c", TIED, str(os.getpid()), str(self._binary), *command),
@@ -192,10 +192,3 @@ class Envoy:
             return (await reader.read()).decode("utf-8", "replace")
         finally:
             writer.transport.abort()
-
-    @staticmethod
-    def _write(path: str, value: Any) -> None:
-        """Whole or not at all: Envoy reads the file when it is renamed."""
-        aside = Path(path + ".new")
-        aside.write_bytes(orjson.dumps(value))
-        aside.rename(path)

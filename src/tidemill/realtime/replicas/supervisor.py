@@ -39,6 +39,7 @@ from tidemill.realtime.replicas.fleet import PLACES, Fleet
 from tidemill.realtime.replicas.messages import Answer, Ask, failed
 from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.replicas.scaling import Scaling
+from tidemill.renames import write_whole
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["Reread", "Supervisor", "supervise"]
@@ -270,6 +271,9 @@ class Supervisor:
                 self._told(self._control)
         except (TidemillError, OSError) as found:
             error = failed(found)
+        except Exception as defect:
+            log.exception("a change could not be made")
+            error = failed(TidemillError(f"internal error: {type(defect).__name__}"))
         child.send(Answer(turn=ask.turn, error=error))
 
     def _told(self, control: LocalControl) -> None:
@@ -305,10 +309,7 @@ class Supervisor:
         if self._began and not self._announced and ready >= fleet.policy.minimum:
             self._announced = True
             if self._options.port_file is not None:
-                path = Path(self._options.port_file)
-                part = path.with_name(f".{path.name}.{os.getpid()}")
-                part.write_text(self.address + "\n", encoding="utf-8")
-                part.rename(path)
+                write_whole(Path(self._options.port_file), f"{self.address}\n".encode())
             log.info("ready", extra={"address": self.address, "replicas": ready})
             notify("READY=1")
 
