@@ -96,7 +96,7 @@ class Outgoing(ABC):
         self._initial = WINDOW
         self._left = CONNECTION_WINDOW
         self._owed = 0
-        self._allowance: float = ALLOWANCE
+        self._allowance = float(ALLOWANCE)
         self._last = self._refilled = self._sent_at = now
         settings = {
             Setting.MAX_CONCURRENT_STREAMS: plane.limits.max_streams,

@@ -39,6 +39,7 @@ UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9
 TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 OK_HEADERS = headers_block()
 CODINGS = (b"gzip", b"deflate")
+UNDERSTOOD = frozenset((b"identity", *CODINGS))
 # What a header block of an error begins with: there is no message, so it is all there is.
 TRAILERS_ONLY = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 
@@ -61,7 +62,7 @@ class Wishes:
         self.timeout = min([t for t in timeouts if t is not None], default=None)
         self.priority = header_priority(fields.get(PRIORITY_HEADER))
         coding = fields.get(b"grpc-encoding", b"identity").strip()
-        if coding not in (b"identity", *CODINGS):
+        if coding not in UNDERSTOOD:
             text = coding.decode("latin-1")
             raise CallError(
                 GrpcCode.UNIMPLEMENTED, f"grpc-encoding {text!r:.40} is not supported: send identity, deflate or gzip"
