@@ -159,6 +159,7 @@ class Busy(threading.Thread):
         self.port = port
         self.answered = 0
         self.told = 0
+        self.awaited = 0
         self.lost: list[str] = []
         self.enough = threading.Event()
 
@@ -172,9 +173,11 @@ class Busy(threading.Thread):
                 try:
                     self._ask(client)
                 except (OSError, EOFError) as error:
-                    if not client.goaways:
+                    if not client.goaways or self.awaited <= client.goaways[-1].last:
                         self.lost.append(repr(error))
                         return
+                    # What the server did not take may be asked again.
+                    self.told += 1
 
     def _ask(self, client: Http2Client) -> None:
         first = 1
@@ -182,7 +185,8 @@ class Busy(threading.Thread):
             asked = range(first, first + 16, 2)
             first += 16
             client.send(b"".join(post(stream, b"%d" % stream) for stream in asked))
-            for stream in asked:
+            for self.awaited in asked:
+                stream = self.awaited
                 found = client.answer(stream)
                 if client.goaways and stream > client.goaways[-1].last:
                     assert found.reset == REFUSED_STREAM
