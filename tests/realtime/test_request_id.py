@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.realtime import packages
+from tests.realtime.http_client import eventually
 from tests.realtime.serving import Process, Served, process, served
 
 BODY = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [4.0]}]}
@@ -67,6 +68,8 @@ def test_the_log_names_requests_and_no_feature_values(tmp_path: Path) -> None:
             client.post(PATH, json=BODY, headers={"x-request-id": "fine"})
             assert client.post(PATH, json={"id": "an-id", **FAILING}).status_code == 500
             assert client.post(PATH, json=FAILING, headers={"x-request-id": "by-header"}).status_code == 500
+        # A line is written when its answer is on its way.
+        eventually(lambda: len([line for line in server.log if line["event"] == "request"]) == 3)
         lines = [line for line in server.log if line["event"] == "request"]
         assert [line.get("id") for line in lines] == ["fine", None, "by-header"]
         assert [(line["request"], line["code"], line["model"]) for line in errors(server)] == [
