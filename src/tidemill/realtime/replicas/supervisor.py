@@ -250,8 +250,8 @@ class Supervisor:
             try:
                 options = self._reread() if self._reread else self._options
                 options.check()
-                if (options.host, options.port) != (self._options.host, self._options.port):
-                    log.warning("another host or port takes a restart", extra={"address": self.address})
+                if _front(options) != _front(self._options):
+                    log.warning("another host, port or balancer takes a restart", extra={"address": self.address})
                 await self._load(options)
             except (TidemillError, OSError) as error:
                 log.error("the new version is not served; the old one is, as before", extra={"reason": str(error)})
@@ -312,6 +312,11 @@ class Supervisor:
                 write_whole(Path(self._options.port_file), f"{self.address}\n".encode())
             log.info("ready", extra={"address": self.address, "replicas": ready})
             notify("READY=1")
+
+
+def _front(options: ServeOptions) -> tuple[object, ...]:
+    """What stands as long as the process does."""
+    return options.host, options.port, options.replicas and options.replicas.balancer
 
 
 def unrepeatable(desired: Desired) -> list[str]:
