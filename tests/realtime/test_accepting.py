@@ -116,6 +116,22 @@ def test_a_place_that_is_cleared_counts_no_more() -> None:
         os.close(fd)
 
 
+def test_too_many_is_a_quarter_above_the_share_of_all() -> None:
+    with seats(3) as (mine, two, three):
+        assert mine.surplus == 0, "it does not accept"
+        mine.hold(100)
+        assert mine.surplus == 0, "nobody else accepts"
+        two.hold(0)
+        assert mine.surplus == 50
+        three.hold(50)
+        assert mine.surplus == 50
+        assert (two.surplus, three.surplus) == (0, 0)
+        three.leave()
+        for held, surplus in ((1, 0), (3, 0), (4, 2), (10, 5)):
+            mine.hold(held)
+            assert mine.surplus == surplus, held
+
+
 def test_without_open_files_it_waits_and_goes_on() -> None:
     async def run() -> int:
         with closing(create_listener("127.0.0.1", 0)) as listener, seats(1) as (mine,):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import mmap
 import os
 import socket
@@ -69,6 +70,16 @@ class Seats:
         held = self._held
         mine = held[self._mine]
         return not any(0 < held[place] < mine for place in self._others)
+
+    @property
+    def surplus(self) -> int:
+        """Connections that this process holds above its share of all, if they are a quarter of it or more; else 0."""
+        held = [self._held[place] - 1 for place in self._others if self._held[place]]
+        mine = self._held[self._mine] - 1
+        if not held or mine < 0:
+            return 0
+        share = math.ceil((sum(held) + mine) / (len(held) + 1))
+        return mine - share if mine - share >= max(2, share / 4) else 0
 
 
 class Acceptor:

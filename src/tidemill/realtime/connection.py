@@ -44,6 +44,7 @@ class Connection(Reader, asyncio.Protocol):
         "_stalled_size",
         "_transport",
         "_vigil",
+        "_warned",
         "caller",
         "clock",
         "clogged",
@@ -66,6 +67,7 @@ class Connection(Reader, asyncio.Protocol):
         self.clogged = False
         self._advancing = False
         self._eof = False
+        self._warned = False
         self._held = False
         self._leaving = False
         self._stalled_size = -1
@@ -250,7 +252,7 @@ class Connection(Reader, asyncio.Protocol):
         """Whether the connection closes after this answer."""
         if not request.head.keep_alive:
             return True
-        if not (self._plane.draining or self._eof) or len(self.queue) > 1 or self.waiting:
+        if not (self._plane.draining or self._warned or self._eof) or len(self.queue) > 1 or self.waiting:
             return False
         return self._stage == DEAF or (self._stage == BETWEEN and not unread(self._transport))
 
@@ -342,7 +344,11 @@ class Connection(Reader, asyncio.Protocol):
 
     def warn(self) -> None:
         """The server goes away: say so with the next answer."""
-        self.careful = True
+        self.careful = self._warned = True
+
+    def move(self, now: float) -> None:
+        """The client is to open another connection: it is told with the next answer."""
+        self.warn()
 
     def retire(self, now: float) -> None:
         """Close if idle. A connection so young that its first request may be on the way is not."""

@@ -64,6 +64,7 @@ class HttpServer:
         self.acceptor: Acceptor | None = None
         self.leaves_queue = False
         """Whether others go on accepting from the socket: then what waits in its queue is left to them."""
+        self._moving: set[Connection | Http2Connection] = set()
         self.on_stopped: Callable[[], None] | None = None
         """Called once nothing more is accepted."""
         # In the order in which they began.
@@ -125,6 +126,20 @@ class HttpServer:
     def in_flight(self) -> int:
         """Complete requests without a complete answer."""
         return sum(connection.outstanding for connection in tuple(self._plane.connections))
+
+    def shed(self, many: int) -> None:
+        """Have so many clients that ask now open another connection, which others may take. No request is lost.
+
+        Called several times a second for as long as there are too many.
+        """
+        connections = self._plane.connections
+        self._moving &= connections
+        if len(self._moving) < many:
+            asking = (one for one in connections - self._moving if one.outstanding)
+            self._moving.update(itertools.islice(asking, many - len(self._moving)))
+        now = monotonic()
+        for one in tuple(self._moving):
+            one.move(now)
 
     async def drain(self, lame_duck: float, grace: float) -> int:
         """Stop without losing an accepted request. Times are seconds. Returns how many requests were cut.

@@ -220,6 +220,10 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._end(Fault(Code.NO_ERROR, f"the server holds its limit of {self._plane.capacity} connections; try again"))
         self._flush()
 
+    def move(self, now: float) -> None:
+        """The client is to open another connection. Called again and again until this one is closed."""
+        self.retire(now)
+
     def cut(self) -> int:
         """End at once. Returns how many requests lose their answer."""
         lost = self.outstanding or (1 if self._transport.get_write_buffer_size() else 0)

@@ -164,7 +164,8 @@ def fleet(
 class Callers:
     """Clients that ask without pause, each on its kept connection; every request has a mark and an outcome."""
 
-    def __init__(self, address: str, many: int, seconds: float = 0.0, path: str = PATH) -> None:
+    def __init__(self, address: str, many: int, seconds: float = 0.0, path: str = PATH, first: int = 0) -> None:
+        """Caller i marks its requests from (first + i) millions on."""
         self.answered: Counter[int] = Counter()
         """Answers by the process that gave them."""
         self.refused = 0
@@ -174,7 +175,7 @@ class Callers:
         self.enough = threading.Event()
         self._address, self._seconds, self._path = address, seconds, path
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(i,), daemon=True) for i in range(many)]
+        self._threads = [threading.Thread(target=self._run, args=(first + i,), daemon=True) for i in range(many)]
         for thread in self._threads:
             thread.start()
 

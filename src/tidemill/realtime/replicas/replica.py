@@ -152,11 +152,16 @@ class Replica:
             await asyncio.sleep(TICK)
 
     def _give_way(self, server: Server) -> None:
-        """Take no new connections while no answer can be given, as long as others do."""
+        """Take no new connections while no answer can be given, as long as others do; hand on what is too many.
+
+        Clients keep their connections: without this a replica that is started under load would get none of it.
+        """
         acceptor = server.http.acceptor
         if acceptor is not None and self._seats is not None:
             if server.service.ready or not self._seats.others:
                 acceptor.resume()
+                acceptor.tell()
+                server.http.shed(self._seats.surplus)
             else:
                 acceptor.pause()
 
