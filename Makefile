@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench size docs lock clean
+.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench soak size docs lock clean compiled
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,8 +35,13 @@ lint: .venv/.dev  ## Check format, style, types and the direction of imports
 format: .venv/.dev  ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-bench: .venv/.dev  ## Measure against raw echo, Granian and a hand-written loop; writes benchmarks/REPORT.md
+bench: .venv/.dev build/compiled/.done  ## Measure against raw echo, Granian and a hand-written loop; writes benchmarks/REPORT.md
 	$(BIN)/python -m benchmarks
+
+soak: .venv/.dev  ## Ten minutes each of everything at once against one process and replicas (SECONDS=60 for less); writes benchmarks/SOAK.md
+	$(BIN)/python -m benchmarks soak $(if $(SECONDS),--seconds $(SECONDS))
+
+compiled: build/compiled/.done  ## Compile the hot path into build/compiled, as published wheels have it (needs a C compiler)
 
 size: .uv/bin/uv  ## Print the size of a core install and the time of its import
 	$(PYTHON) benchmarks/size.py
@@ -57,6 +62,14 @@ lock: .uv/bin/uv  ## Write requirements/*.txt anew from pyproject.toml (make loc
 	$(COMPILE) pyproject.toml --extra sklearn --group build --group demo -c requirements/dev.txt -o requirements/demo.txt
 	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/core.txt
 	$(COMPILE) requirements/uv.in -o requirements/uv.txt
+
+# From a copy: the compiler leaves its modules beside the source, where they would hide what is edited later.
+build/compiled/.done: $(shell find src -name '*.py') pyproject.toml .venv/.dev
+	rm -rf build/source build/wheel build/compiled && mkdir -p build/source
+	cp -r src pyproject.toml README.md LICENSE build/source/
+	PATH="$(CURDIR)/$(BIN):$$PATH" HATCH_BUILD_HOOKS_ENABLE=1 $(UV) build -q --wheel --no-build-isolation -p .venv -o build/wheel build/source
+	$(UV) pip install -q -p .venv --no-deps --target build/compiled build/wheel/*.whl
+	@touch $@
 
 clean:  ## Remove what was built, the environment included
 	rm -rf .venv .uv build dist demo/out benchmarks/out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

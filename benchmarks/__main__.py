@@ -1,7 +1,8 @@
 """`python -m benchmarks [http|grpc|peers|batch|size]…`: measure, keep the raw figures, write the report.
 
 `python -m benchmarks profile http` shows where the server's time goes instead, `python -m benchmarks overload` what
-becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers.
+becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers,
+`python -m benchmarks soak` (`make soak`) whether anything is lost or grows in ten minutes of everything at once.
 """
 
 from __future__ import annotations
@@ -14,9 +15,23 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from benchmarks import against, batch, grpc_calls, machine, overload, profiling, report, serving, size, swap
+from benchmarks import (
+    against,
+    batch,
+    grpc_calls,
+    machine,
+    overload,
+    profiling,
+    report,
+    serving,
+    size,
+    soak,
+    soak_report,
+    swap,
+)
 
 PARTS = ("http", "grpc", "peers", "batch", "size")
+ALONE = (["overload"], ["swap"], ["soak"])
 QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
 QUICK_GRPC = grpc_calls.Settings(rounds=1, seconds=1)
 QUICK_PEERS = against.Settings(rounds=1, seconds=1, connections=(64,))
@@ -40,6 +55,12 @@ def main() -> int:
         (asked.out / "swap.json").write_bytes(msgspec.json.format(msgspec.json.encode(swapped), indent=1))
         return int(bool(swapped.failures))
     asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.parts == ["soak"]:
+        soaked = soak.run(asked.out / "soak", seconds=asked.seconds or 600)
+        (asked.out / "soak" / "soak.json").write_bytes(msgspec.json.encode(soaked))
+        told = f"make soak{f' SECONDS={asked.seconds}' if asked.seconds else ''}"
+        print(soak_report.write(soaked, told, machine.describe(), asked.report))
+        return int(any(one.faults for one in soaked))
     command = f"python -m benchmarks {shlex.join(sys.argv[1:])}".strip()
     results = report.Results(command=command, machine=machine.describe())
     http_settings, batch_settings = _settings(asked)
@@ -87,23 +108,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "parts",
         nargs="*",
-        help="http, grpc, peers, batch, size (default: all); or: profile http; or: overload; or: swap",
+        help="http, grpc, peers, batch, size (default: all); or: profile http; or: overload; or: swap; or: soak",
     )
     parser.add_argument("--quick", action="store_true", help="all parts briefly, to see that they work")
     parser.add_argument("--rows", type=int, help="rows of the batch part")
     parser.add_argument("--rounds", type=int, help="rounds of the http and batch parts")
-    parser.add_argument("--seconds", type=int, help="seconds of each load of the http part, or of the profile")
+    parser.add_argument(
+        "--seconds", type=int, help="seconds of each load of the http part, of the profile, or of a soak"
+    )
     parser.add_argument("--connections", type=int, help="one number of connections instead of 1, 16, 64 and 512")
     parser.add_argument("--out", type=Path, help="where everything is written, the report included")
     asked = parser.parse_args()
     asked.parts = asked.parts or list(PARTS)
-    if asked.parts not in (["profile", "http"], ["overload"], ["swap"]) and not set(asked.parts) <= set(PARTS):
+    if asked.parts not in (["profile", "http"], *ALONE) and not set(asked.parts) <= set(PARTS):
         parser.error(
-            f"unknown part among {' '.join(asked.parts)}: http, grpc, peers, batch, size; profile http; overload; swap"
+            f"unknown part among {' '.join(asked.parts)}: "
+            "http, grpc, peers, batch, size; profile http; overload; swap; soak"
         )
     # Only a complete, full run becomes the report that is committed.
     smaller = asked.quick or asked.rows or asked.seconds or asked.connections
-    complete = asked.out is None and asked.parts == list(PARTS) and not smaller
+    complete = asked.out is None and asked.parts in (list(PARTS), ["soak"]) and not smaller
     asked.out = asked.out or machine.ROOT / "benchmarks/out" / ("quick" if asked.quick else "")
     asked.report = machine.ROOT / "benchmarks" if complete else asked.out
     return asked
