@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.support import start, tidemill
+from tests.packages import make
+from tidemill.model.signature import Input, Output
 
 
 def address(process_file: Path, until: float) -> str:
@@ -98,3 +100,38 @@ def test_a_thread_that_a_model_left_running_does_not_keep_the_process(tmp_path: 
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+LOADING = """
+import pathlib
+
+import onnxruntime
+
+
+class Model:
+    inputs = {"x": ("FP64", [-1])}
+    outputs = {"y": ("FP64", [-1])}
+
+    def load(self, directory):
+        while True:
+            onnxruntime.InferenceSession(pathlib.Path("ONNX").read_bytes())
+            pathlib.Path("BEGUN").touch()
+
+    def predict(self, rows):
+        return {"y": rows["x"]}
+"""
+
+
+def test_what_still_loads_a_model_does_not_abort_the_process(package: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    source = LOADING.replace("ONNX", str(next(package.glob("*.onnx")))).replace("BEGUN", str(begun))
+    inputs, outputs = [Input(name="x", datatype="FP64")], [Output(name="y", datatype="FP64")]
+    make(tmp_path / "p", "python", source, inputs, outputs)
+    process = start("serve", tmp_path / "p", "--port", 0, "--lame-duck", 0)
+    until = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < until, "not loading"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    logs = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, logs

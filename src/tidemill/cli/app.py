@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
 import threading
@@ -85,16 +87,28 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        _leave_threads(end.code)
+        number = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        _leave_threads(number)
         raise
 
 
-def _leave_threads(code: object) -> None:
+def _leave_threads(number: int) -> None:
     """End the process though a model's own threads, which are no daemons, still run a while from now."""
     main_thread = threading.main_thread()
     if any(t is not main_thread and not t.daemon for t in threading.enumerate()):
         sys.stdout.flush()
-        number = code if isinstance(code, int) else 0 if code is None else 1
         timer = threading.Timer(SECONDS_FOR_THREADS, os._exit, [number])
         timer.daemon = True
         timer.start()
+    atexit.register(_leave_daemons, number)
+
+
+def _leave_daemons(number: int) -> None:
+    """End without taking the interpreter down under a thread that still loads or runs a model: code of a library that
+    then wants the interpreter's lock back aborts the process.
+    """
+    if threading.active_count() > 1:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(number)
