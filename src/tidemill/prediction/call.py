@@ -21,7 +21,7 @@ class Call(ABC):
     Exactly one of `answered` and `failed` is called, once, on the event loop, unless the call is cancelled: then
     neither is. `deadline` is a `time.monotonic()` moment, and so are `queued`, `started` and `finished`, which tell
     how long the call waited and its (merged) model call took. `priority` is 1 for the highest, 0 for the default. Only
-    calls of an equal `kind` are merged.
+    calls of an equal `kind` are merged: None for all calls of a model, or for none of them.
     """
 
     __slots__ = ("deadline", "done", "finished", "kind", "priority", "queued", "rows", "size", "started", "waits_in")
