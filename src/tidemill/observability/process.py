@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -47,5 +48,6 @@ class ProcessCounters:
         """Take what the operating system says of this process now."""
         spent = os.times()
         self._cpu[0] = spent.user + spent.system
-        with open("/proc/self/statm", "rb") as file:
+        # With no more files to be opened, what was seen last stands, and the process goes on counting.
+        with contextlib.suppress(OSError), open("/proc/self/statm", "rb") as file:
             self._resident[0] = int(file.read().split()[1]) * PAGE

@@ -84,7 +84,11 @@ def _create(path: Path) -> mmap.mmap:
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         # Taken from the disk now: a full one must not end the process at its next count.
-        os.posix_fallocate(descriptor, 0, CHUNK)
+        try:
+            os.posix_fallocate(descriptor, 0, CHUNK)
+        except OSError as error:
+            part.unlink()
+            raise OSError(error.errno, f"{error.strerror} for counters", str(path.parent)) from None
         # The map keeps the open file, and with it the lock, until the process ends.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         chunk = mmap.mmap(descriptor, CHUNK)

@@ -253,9 +253,12 @@ def _capacity(wanted: int) -> int:
     if soft != resource.RLIM_INFINITY and soft < need:
         soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < need:
-            log.warning("the limit on open files allows %d connections, not %d", soft - SPARE_FILES, wanted)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - SPARE_FILES))
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return wanted
+    # A small limit is halved: models and their files need theirs.
+    allowed = max(soft - SPARE_FILES, soft // 2)
+    log.warning("the limit on open files (%d) allows %d connections, not %d: raise ulimit -n", hard, allowed, wanted)
+    return allowed
 
 
 def stop_handshakes(listener: socket.socket) -> None:

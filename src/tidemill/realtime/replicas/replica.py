@@ -26,7 +26,6 @@ from tidemill.realtime.models.model import Failures
 from tidemill.realtime.process import SWITCH
 from tidemill.realtime.replicas.choice import concurrency_within
 from tidemill.realtime.replicas.messages import (
-    Among,
     Answer,
     Any,
     Applied,
@@ -94,6 +93,8 @@ class Replica:
         except (TidemillError, OSError) as error:
             self._channel.send(failed(error))
             code = getattr(error, "exit_code", 1)
+        # What ends the channel now is not the end of the supervisor.
+        self._drain.cancel()
         self._channel.close()
         return int(code)
 
@@ -177,8 +178,6 @@ class Replica:
             task = asyncio.create_task(self._apply(self._server, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif isinstance(message, Among) and self._server is not None:
-            self._server.security.share(message.replicas)
         elif isinstance(message, Unready) and self._server is not None:
             self._server.service.state = State.DRAINING
         elif isinstance(message, Peers) and self._server is not None:
@@ -210,7 +209,6 @@ def _ready(endpoints: list[Endpoint], failures: Failures) -> Ready:
         call_seconds=max([one.batched.profile.cost(1) for one in endpoints], default=0.0),
         slo_seconds=min([one.slo for one in endpoints], default=0.0),
         concurrency=min([_concurrency(one) for one in endpoints], default=1.0),
-        unrepeatable=tuple(sorted({one.name for one in endpoints if not one.manifest.repeatable})),
     )
 
 

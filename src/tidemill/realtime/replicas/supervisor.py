@@ -68,6 +68,7 @@ class Supervisor:
         self._announced = False
         self._control: LocalControl | None = None
         self._turn = asyncio.Lock()
+        self._reload_waits = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
         self._envoy: Envoy | None = None
@@ -239,12 +240,14 @@ class Supervisor:
             self._look()
 
     def reload(self) -> None:
-        """Serve what is there now: replicas are replaced one by one."""
-        if self._control is not None:
+        """Serve what is there now: replicas are replaced one by one. One that waits for its turn is enough."""
+        if self._control is not None and not self._reload_waits:
+            self._reload_waits = True
             self._keep(self._reload())
 
     async def _reload(self) -> None:
         async with self._turn:
+            self._reload_waits = False
             if self._control is not None:
                 self._control.close()
             try:
