@@ -67,15 +67,25 @@ class GrpcClient:
     def close(self) -> None:
         self._socket.close()
 
-    def call(self, path: str, messages: Iterable[bytes], metadata: Iterable[tuple[str, str]] = ()) -> Answer:
-        """Send all messages, then read the whole answer. Raises OSError, and Unavailable if the connection ends."""
+    def call(
+        self,
+        path: str,
+        messages: Iterable[bytes],
+        metadata: Iterable[tuple[str, str]] = (),
+        *,
+        compressed: bool = False,
+    ) -> Answer:
+        """Send all messages, `compressed` already if said so, then read the whole answer.
+
+        Raises OSError, and Unavailable if the connection ends.
+        """
         self._stream, self._next = self._next, self._next + 2
         self._answer, self._body, self._ended = Answer(), bytearray(), False
         self._stream_window = self._initial
         headers = [(":method", "POST"), (":scheme", "http"), (":authority", self._host), (":path", path)]
         headers += [("te", "trailers"), ("content-type", "application/grpc"), *metadata]
         self._socket.sendall(_frame(HEADERS, END_HEADERS, self._stream, self._encoder.encode(headers)))
-        body = b"".join([b"\0" + len(one).to_bytes(4, "big") + one for one in messages])
+        body = b"".join([bytes((compressed,)) + len(one).to_bytes(4, "big") + one for one in messages])
         self._send(body)
         while not self._ended:
             self._read()

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from tidemill import __version__
 from tidemill.cli.check import check
+from tidemill.cli.conformance import conformance
 from tidemill.cli.console import errors
 from tidemill.cli.export import export
 from tidemill.cli.inspect import inspect
@@ -76,7 +77,7 @@ def options(
     """What stands before the command's name."""
 
 
-for command in (package, inspect, check, verify, serve, score):
+for command in (package, inspect, check, verify, serve, conformance, score):
     app.command()(command)
 app.add_typer(keys, name="keys")
 app.add_typer(export, name="export")

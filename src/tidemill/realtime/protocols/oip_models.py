@@ -47,7 +47,9 @@ def add_health(router: Router, service: Service) -> None:
     router.add("GET", "/v2/health/live", document(b'{"live":true}'))
     router.add("GET", "/v2/health/ready", ready)
     about = {"name": "tidemill", "version": version("tidemill"), "extensions": EXTENSIONS}
-    router.add("GET", "/v2", document(orjson.dumps(about)))
+    # The protocol's page has the first path, its OpenAPI file the second.
+    for path in ("/v2", "/v2/"):
+        router.add("GET", path, document(orjson.dumps(about)))
 
 
 def add_model(router: Router, service: Service, endpoints: Endpoints, name: str) -> None:
