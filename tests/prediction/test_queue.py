@@ -198,6 +198,9 @@ class Counts(RuleBasedStateMachine):
     @rule()
     def clear(self) -> None:
         assert sorted(map(id, self.queue.close())) == sorted(map(id, self.waiting))
+        assert self.queue.count == self.queue.rows == 0
+        # What was closed is not used again.
+        self.queue = queue(most=5)
         self.waiting = []
 
     @invariant()
