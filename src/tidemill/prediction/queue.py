@@ -169,7 +169,7 @@ class Queue:
         self._sort()
         own = self.lane(arriving.priority)
         lanes = [lane for lane in self.lanes if lane.count or lane is own]
-        fair = self.rows / sum([lane.weight for lane in lanes])
+        fair = self.rows / sum([lane.weight for lane in lanes], 0.0)
         if own.count and own.rows + arriving.rows.n > own.weight * fair:
             return
         for lane in reversed(lanes):

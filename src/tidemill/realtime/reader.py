@@ -97,10 +97,12 @@ class Reader(ABC):
         heads = self._plane.heads
         while self._stage == BETWEEN:
             end = data.find(b"\r\n\r\n", position) + 4
+            if end < 4:
+                break
             raw = data[position:end]
             head = heads.get(raw)
             if head is None:
-                if 3 < end - position <= KNOWN_HEAD_BYTES and raw[0] > 32:
+                if len(raw) <= KNOWN_HEAD_BYTES and raw[0] > 32:
                     self._candidate = raw
                 break
             stop = end + head.length

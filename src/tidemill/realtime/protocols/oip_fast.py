@@ -71,6 +71,8 @@ class FastReader:
             return None
         start = found.end() - 1
         stop = body.find(b"]", start) + 1
+        if not stop:
+            return None
         # Without its numbers the document is small. It can only be right if they were the tensor's: no other array of
         # it may be empty, and the tensor's own must be now.
         try:
