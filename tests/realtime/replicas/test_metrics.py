@@ -1,6 +1,7 @@
-"""Metrics of all replicas on the supervisor's management port, over the loss of some of them."""
+"""What the supervisor's management port tells of all replicas, over the loss of some of them."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -9,8 +10,30 @@ from tests.realtime.replicas.serving import Callers, Fleet, fleet, marked
 from tests.realtime.test_management import Page, growing, page_of, value
 
 
+def get(server: Fleet, path: str) -> httpx.Response:
+    return httpx.get(f"http://{server.wait_for('management')['address']}{path}", timeout=60)
+
+
 def page(server: Fleet) -> Page:
-    return page_of(httpx.get(f"http://{server.events('management')[0]['address']}/metrics", timeout=60).text)
+    return page_of(get(server, "/metrics").text)
+
+
+def told(server: Fleet) -> list[Any]:
+    return [get(server, "/ready").json(), get(server, "/models").json()]
+
+
+def test_models_are_ready_while_a_replica_is(tmp_path: Path) -> None:
+    package = marked(tmp_path, load="import time; time.sleep(1)")
+    options = {"management": {"port": 0}, "lame_duck": 60.0}
+    with fleet(tmp_path, [package], {"minimum": 1, "balancer": "socket"}, ready=False, **options) as server:
+        server.wait_for("starting")
+        model = {"name": "marked", "version": "1"}
+        assert told(server) == [{"ready": False}, [{**model, "ready": False}]]
+        server.wait_for("replica ready")
+        assert told(server) == [{"ready": True}, [{**model, "ready": True}]]
+        server.terminate()
+        server.wait_for("leaving")
+        assert told(server) == [{"ready": False}, [{**model, "ready": False}]]
 
 
 def test_lost_replicas_take_no_count_with_them_and_none_falls(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -51,6 +52,19 @@ def test_sixteen_connections_are_spread_over_both(tmp_path: Path) -> None:
             for client in clients:
                 client.close()
         assert sorted(shares)[len(shares) // 2] <= 10, shares
+
+
+def test_rate_limits_hold_for_all_replicas_together(tmp_path: Path) -> None:
+    # Four at once, and nobody waits for the next.
+    limits = {"address": {"requests": 0.01, "burst": 400.0}}
+    with fleet(tmp_path, [marked(tmp_path)], TWO, rate_limits=limits) as server:
+        statuses: Counter[int] = Counter()
+        for _ in range(40):
+            client = http.client.HTTPConnection(server.address, timeout=60)
+            client.request("POST", PATH, body(1))
+            statuses[client.getresponse().status] += 1
+            client.close()
+        assert statuses == {200: 4, 429: 36}
 
 
 def test_a_replica_that_stands_still_is_replaced(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ __all__ = ["Aliases", "Change", "Control", "Load", "State", "Traffic", "Unload"]
 
 
 class Change(Config, frozen=True, kw_only=True, tag_field="change"):
-    """Something asked of one model. Travels as msgpack between a replica and its supervisor."""
+    """Something asked of one model. Travels between a replica and its supervisor."""
 
     name: str
 

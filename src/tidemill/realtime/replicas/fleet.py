@@ -21,7 +21,6 @@ from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import Child, Phase, options_of_one, told_end
 from tidemill.realtime.replicas.machine import free_memory, own_memory
 from tidemill.realtime.replicas.messages import (
-    Among,
     Any,
     Applied,
     Apply,
@@ -257,11 +256,6 @@ class Fleet:
         taken = [size for child in self.of(Phase.READY) if (size := own_memory(child.pid))]
         return max(taken, default=None), free_memory()
 
-    def _tell_number(self) -> None:
-        serving = self.of(Phase.READY)
-        for child in serving:
-            child.send(Among(replicas=len(serving)))
-
     def _wake(self) -> None:
         self._changed.set()
 
@@ -379,7 +373,6 @@ class Fleet:
                 return
         child.ready = message
         child.phase = Phase.READY
-        self._tell_number()
         self._failed_starts = 0
         self.start_seconds = monotonic() - child.started_at
         log.info("replica ready", extra={"replica": child.number, "seconds": round(self.start_seconds, 3)})
@@ -402,7 +395,6 @@ class Fleet:
         del self.children[child.number]
         if self._seats >= 0:
             Seats.clear(self._seats, child.place)
-        self._tell_number()
         self._change()
         if self.stopping or phase is Phase.LEAVING:
             log.info("replica ended", extra={"replica": child.number, "how": told_end(code)})

@@ -17,7 +17,7 @@ from tidemill.realtime.models.model import Failures
 from tidemill.realtime.options import ServeOptions
 
 __all__ = [
-    *("Among", "Answer", "Applied", "Apply", "Ask", "Channel", "Drain", "Failed", "Known", "NotServed", "Ready"),
+    *("Answer", "Applied", "Apply", "Ask", "Channel", "Drain", "Failed", "Known", "NotServed", "Peers", "Ready"),
     *("Report", "Start", "Stopped", "Unready", "failed", "failures_of", "not_served", "raised"),
 ]
 
@@ -56,15 +56,13 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """From a replica: its models are loaded and warmed up. Expected seconds of a call of one row, of its slowest
-    model; the shortest SLO; how many requests at a time can all be answered within it; the models whose calls must not
-    be made twice.
+    model; the shortest SLO; how many requests at a time can all be answered within it.
     """
 
     not_served: tuple[NotServed, ...]
     call_seconds: float
     slo_seconds: float
     concurrency: float
-    unrepeatable: tuple[str, ...]
 
 
 class Apply(Message, frozen=True, kw_only=True, tag="apply"):
@@ -101,15 +99,9 @@ class Known(Message, frozen=True, kw_only=True, tag="known"):
     states: tuple[State, ...]
 
 
-class Among(Message, frozen=True, kw_only=True, tag="among"):
-    """To a replica: so many serve now. Each gives away its share of what callers may ask for."""
-
-    replicas: int
-
-
 class Report(Message, frozen=True, kw_only=True, tag="report"):
-    """From a replica, several times a second: complete requests without an answer (mean since the last report), open
-    connections, CPU seconds since its start, and what is wrong if a model holds its threads for too long.
+    """From a replica, several times a second: complete requests without an answer, open connections, CPU seconds since
+    its start, and what is wrong if a model holds its threads for too long.
     """
 
     in_flight: float
@@ -139,9 +131,7 @@ class Stopped(Message, frozen=True, kw_only=True, tag="stopped"):
     """From a replica: it accepts no more."""
 
 
-Any = (
-    Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Among | Known | Peers | Unready
-)
+Any = Start | Ready | Report | Drain | Stopped | Failed | Apply | Applied | Ask | Answer | Known | Peers | Unready
 
 
 class Channel(asyncio.Protocol):

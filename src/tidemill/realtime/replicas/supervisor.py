@@ -147,14 +147,16 @@ class Supervisor:
         if options.port is None:
             return None
         fleet = self.fleet
+
+        def ready() -> bool:
+            return bool(fleet.of(Phase.READY)) and not fleet.stopping
+
+        def models() -> list[dict[str, object]]:
+            able = ready()
+            return [{"name": one.name, "version": one.version, "ready": able} for one in fleet.states()]
+
         management = Management(
-            options.host,
-            options.port,
-            self._counters,
-            lambda: bool(fleet.of(Phase.READY)) and not fleet.stopping,
-            lambda: [{"name": one.name, "version": one.version, "ready": True} for one in fleet.states()],
-            fleet.told,
-            self._options.auth,
+            options.host, options.port, self._counters, ready, models, fleet.told, self._options.auth
         )
         management.start()
         return management
