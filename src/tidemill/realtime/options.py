@@ -18,7 +18,8 @@ from tidemill.realtime.security.tls import TlsOptions
 __all__ = ["ManagementOptions", "RequestLimits", "ServeOptions"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+Host = Annotated[str, msgspec.Meta(min_length=1, pattern=r"^[^\x00-\x20]*\Z")]
 
 
 class RequestLimits(Config, frozen=True, kw_only=True):
@@ -31,7 +32,7 @@ class RequestLimits(Config, frozen=True, kw_only=True):
 class ManagementOptions(Config, frozen=True, kw_only=True):
     """`[management]`: `port` 0 takes any free one (the log tells it); without a port there is no management."""
 
-    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
 
 
@@ -51,7 +52,7 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     with it.
     """
 
-    host: Annotated[str, msgspec.Meta(min_length=1)] = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     port_file: str | None = None
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
@@ -87,6 +88,12 @@ class ServeOptions(Config, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raise ConfigError for fields that contradict each other."""
         self.batching.check()
+        if self.model_control == "poll" and self.repository is None:
+            raise ConfigError('model_control: "poll" looks at a repository; say which with repository.directory')
+        if self.model_control != "explicit" and self.repository is not None and self.repository.load:
+            raise ConfigError(
+                f'repository.load: only model_control = "explicit" loads some models; "{self.model_control}" serves all'
+            )
         for name, one in self.endpoints.items():
             if one.batching is not None:
                 one.batching.check(f"endpoints.{name}.")

@@ -1,5 +1,6 @@
 """Models loaded, unloaded, aliased and shared by request, as Triton's clients do it."""
 
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import tritonclient.http as triton
 from tests.realtime.http_client import eventually
 from tests.realtime.models.repository import answer, body, change, index, times
 from tests.realtime.serving import Served, served
+from tidemill.errors import PackageError
 from tidemill.model.samples import write_samples
 from tidemill.realtime import ServeOptions
 from tidemill.realtime.models import loading
@@ -55,6 +57,37 @@ def test_nothing_is_served_until_it_is_loaded(server: Served) -> None:
     assert server.post("/v2/models/fraud/infer", body()).status_code == 404
     assert "/v2/models/fraud/infer" not in server.get("/openapi.json").json()["paths"]
     assert server.get("/v1/models").json() == {"models": []}
+
+
+def test_a_server_of_which_a_model_to_be_loaded_is_broken_does_not_start(root: Path) -> None:
+    (root / "other" / "1" / "model.py").write_text("other")
+    with (
+        pytest.raises(PackageError, match=r"^other version 1 cannot be served: 1/model\.py: its SHA-256 is .*\Z"),
+        explicit(root, "fraud", "other"),
+    ):
+        pass
+    with explicit(root, "fraud") as server:
+        assert answer(server, "fraud") == ("2", 2.0)
+
+
+def test_a_server_that_never_can_serve_anything_does_not_start(root: Path) -> None:
+    repository = RepositoryOptions(directory=str(root))
+    for version in root.glob("*/*"):
+        (version / "model.toml").unlink()
+    with (
+        pytest.raises(PackageError, match=r"fraud version 2 cannot be served: .*\nother version 1 cannot be served: "),
+        served([], ServeOptions(port=0, repository=repository)),
+    ):
+        pass
+    shutil.rmtree(root / "fraud")
+    shutil.rmtree(root / "other")
+    with (
+        pytest.raises(PackageError, match="it holds no version to serve of any model"),
+        served([], ServeOptions(port=0, repository=repository)),
+    ):
+        pass
+    with served([], ServeOptions(port=0, lame_duck=0.0, repository=repository, model_control="poll")) as server:
+        assert server.get("/v2/health/ready").status_code == 200, "one may come"
 
 
 def test_tritons_client_loads_and_unloads(server: Served) -> None:

@@ -140,5 +140,8 @@ def test_tables_of_models_that_are_not_there_are_all_named(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as error:
         Keeper(options, [given]).begin()
     assert error.value.problems == ("aliases.fruad: there is no such model", "endpoints.froud: there is no such model")
+    several = ServeOptions(endpoints={"fraud": EndpointOptions(versions="1..2")})
+    with pytest.raises(ConfigError, match=r"endpoints\.fraud\.versions: it picks from a repository"):
+        Keeper(several, [given]).begin()
     with pytest.raises(ConfigError, match="nothing to serve"):
         Keeper(ServeOptions()).begin()

@@ -130,6 +130,22 @@ def test_tables_that_contradict_each_other_are_told_with_their_path(file: Path) 
         read_options(file, {}).check()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('model_control = "poll"', r'^model_control: "poll" looks at a repository'),
+        ('repository = { directory = ".", load = ["fraud"] }', r'^repository\.load: only model_control = "explicit"'),
+        ("grace = inf", r"grace: expected `float` <= 1000000\.0, got inf"),
+        ('host = "a\\u0000b"', "host: expected `str` matching"),
+        ('management = { host = "a b" }', r"management\.host: expected `str` matching"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_options(tmp_path / "server.toml", {}).check()
+
+
 def test_the_command_takes_a_file(file: Path, tmp_path: Path) -> None:
     port_file = tmp_path / "port"
     server = start("serve", file, "--port", 0, "--port-file", port_file)

@@ -89,6 +89,7 @@ def test_a_canary_at_random_uses_every_version_also_over_grpc(root: Path) -> Non
         ({"split": {"weights": {"1": 0, "2": 0}}}, "split.weights: at least one must be above 0"),
         ({"split": {"weights": {}}}, "split.weights"),
         ({"split": {"weights": {"1": -1}}}, "split.weights"),
+        ({"split": {"weights": {"1": 1e308, "2": 1e308}}}, "split.weights.1: expected `float` <= 1000000000.0"),
         ({"split": {"weights": {"1": 1}, "by": "luck"}}, "split.by: expected one of 'key', 'random', got 'luck'"),
         ({"shadow": {"version": "9"}}, "shadow.version: there is no version or alias '9'"),
         ({"shadow": {"version": "2", "share": 2}}, "shadow.share"),
@@ -103,13 +104,30 @@ def test_traffic_that_cannot_be_is_refused_and_changes_nothing(traffic: dict[str
         assert answer(server, "fraud") == ("1", 1.0)
 
 
-def test_versions_of_another_interface_share_no_calls(root: Path) -> None:
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        {"split": SplitOptions(weights={"1": 1, "3": 1})},
+        {"split": SplitOptions(weights={"3": 1}), "default": "1"},  # its metadata is that of version 1
+        {"shadow": ShadowOptions(version="1")},  # gets the calls of version 3, too
+        {"shadow": ShadowOptions(version="3"), "default": "1"},
+    ],
+)
+def test_versions_of_another_interface_share_no_calls(endpoint: dict[str, Any], root: Path) -> None:
     scale(root, "fraud", "3", 3.0)
     with (
-        pytest.raises(ConfigError, match="need the same interface: version 3 has the inputs"),
-        explicit(root, split=SplitOptions(weights={"1": 1, "3": 1})),
+        pytest.raises(ConfigError, match=r"need the same interface: version \d has the inputs"),
+        explicit(root, **endpoint),
     ):
         pass
+
+
+def test_a_version_of_another_interface_may_stand_beside_a_canary(tmp_path: Path) -> None:
+    scale(tmp_path, "fraud", "1", 1.0)
+    times(tmp_path, "fraud", "2", 2.0)
+    times(tmp_path, "fraud", "3", 3.0)
+    with explicit(tmp_path, split=SplitOptions(weights={"2": 0, "3": 1})) as server:
+        assert answer(server, "fraud") == ("3", 3.0)
 
 
 def test_a_shadow_answers_copies_and_is_compared(root: Path) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from tidemill.config import Config
-from tidemill.errors import ConfigError, NotFound, OutOfMemory
+from tidemill.errors import ConfigError, NotFound, OutOfMemory, PackageError
 from tidemill.realtime.models.control import Aliases, Change, Load, State, Traffic, Unload
 from tidemill.realtime.models.desired import Desired, Wanted
 from tidemill.realtime.models.model import Failures
@@ -46,6 +46,7 @@ class Keeper:
         self._directories = (*packages, *single, *options.packages)
         self._repository = options.repository
         self._explicit = options.model_control == "explicit"
+        self._polled = options.model_control == "poll"
         self._given: list[Wanted] = []
         self._found: dict[Place, Found] = {}
         self._broken: dict[Place, _Broken] = {}
@@ -63,6 +64,12 @@ class Keeper:
         both = sorted(names & {name for name, _ in self._found})
         if both:
             raise ConfigError(f"{both[0]} is given and in the repository, too; serve it from one place")
+        for name in sorted(names):
+            if self.asked.endpoints.get(name, EndpointOptions()).versions != "latest":
+                raise ConfigError(
+                    f"endpoints.{name}.versions: it picks from a repository; of {name} the directories are given, and "
+                    "all of them are served: leave it out"
+                )
         known = names | {name for name, _ in self._found}
         if self._explicit:
             wanted = () if self._repository is None else self._repository.load
@@ -78,6 +85,24 @@ class Keeper:
         ]
         if strange and self._repository is None:
             raise ConfigError(strange)
+
+    def begun(self) -> None:
+        """The first state has been applied. Raises PackageError if what it leaves out cannot come by itself: a model to
+        be loaded from the start, or all there are.
+        """
+        served = {name for name, _ in self._served}
+        repository = self._repository
+        if repository is None or self._polled:
+            return
+        absent = [name for name in repository.load if name not in served] if self._explicit else []
+        if absent or not (served or self._explicit):
+            why = [
+                f"{name} version {version} cannot be served: {reason}"
+                for (name, version), found in self._found.items()
+                if (name in absent or not absent) and (reason := self._reason((name, version), found))
+            ]
+            none = f"{repository.directory}: it holds no version to serve of {', '.join(absent) or 'any model'}"
+            raise PackageError("\n".join(why) or none)
 
     def look(self, *, twice: bool = False) -> None:
         """Look at the repository again. Blocks. With `twice`, what changed is taken only when it has been the same in
@@ -175,12 +200,15 @@ class Keeper:
 
     def states(self) -> list[State]:
         """Every version that is not as it should be, and why; and those that nobody asked for."""
-        states = []
-        for (name, version), found in self._found.items():
-            reason = found.reason
-            if (name, version) in self._broken:
-                reason = self._broken[name, version].reason
-            elif (name, version) in self._settling:
-                reason = "it has changed just now; it is taken once it has not for a whole interval"
-            states.append(State(name=name, version=version, state="UNAVAILABLE", reason=reason or "not asked for"))
-        return states
+        return [
+            State(name=p[0], version=p[1], state="UNAVAILABLE", reason=self._reason(p, found) or "not asked for")
+            for p, found in self._found.items()
+        ]
+
+    def _reason(self, place: Place, found: Found) -> str:
+        """Why a version of the repository cannot be served; empty if it can."""
+        if place in self._broken:
+            return self._broken[place].reason
+        if place in self._settling:
+            return "it has changed just now; it is taken once it has not for a whole interval"
+        return found.reason

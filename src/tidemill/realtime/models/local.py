@@ -46,6 +46,7 @@ class LocalControl:
             await on_thread(self._keeper.begin)
             for error in (await self._settle()).values():
                 raise error
+            self._keeper.begun()
 
     def poll(self, interval: float) -> None:
         """From now on look at the repository every so many seconds."""

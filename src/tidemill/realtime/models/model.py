@@ -43,18 +43,24 @@ def problems_of(manifests: Sequence[Manifest], aliases: Mapping[str, str], optio
             yield f"aliases.{alias}: {alias!r} is a version itself; call the alias something else"
         elif version not in versions:
             yield f"aliases.{alias}: there is no version {version!r}; expected one of {known}"
-    named = {"default": [options.default] if options.default else []}
-    named["split.weights"] = list(options.split.weights) if options.split else []
-    named["shadow.version"] = [options.shadow.version] if options.shadow else []
-    for field, refs in named.items():
-        for ref in refs:
-            if ref not in versions and aliases.get(ref) not in versions:
-                yield f"{field}: there is no version or alias {ref!r}; expected one of {known}"
-            elif field != "default":
-                other = versions.get(ref) or versions[aliases[ref]]
-                apart = difference(manifests[0], other)
-                if apart:
-                    yield f"{field}: versions that answer the same calls need the same interface: {apart}"
+    default = options.default or max(versions, key=natural)
+    split = [*options.split.weights] if options.split else []
+    shadow = [options.shadow.version] if options.shadow else []
+    # The model's metadata is the default's, and whoever shares its calls must understand them; a shadow gets anybody's.
+    for field, refs, mates in (
+        ("default", [default], []),
+        ("split.weights", split, [default]),
+        ("shadow.version", shadow, [*versions]),
+    ):
+        strange = [ref for ref in refs if ref not in versions and aliases.get(ref) not in versions]
+        for ref in strange:
+            yield f"{field}: there is no version or alias {ref!r}; expected one of {known}"
+        if refs and not strange:
+            named = [versions.get(aliases.get(ref, ref)) for ref in (*refs, *mates)]
+            alike = [one for one in named if one is not None]
+            apart = [said for other in alike[1:] if (said := difference(alike[0], other))]
+            if apart:
+                yield f"{field}: versions that answer the same calls need the same interface: {apart[0]}"
     if options.split and not any(options.split.weights.values()):
         yield "split.weights: at least one must be above 0"
 

@@ -14,7 +14,7 @@ __all__ = ["EndpointOptions", "Name", "RepositoryOptions", "ShadowOptions", "Spl
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Share = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # bounded, so that no sum of them is infinite
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
 # latest, latest:3, all, or a range of versions, both ends included: 2..5, 2.., ..5
 # Not as a pattern of msgspec: freeing its union of such a string and a list (0.22) corrupts the heap.
