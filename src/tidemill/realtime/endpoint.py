@@ -68,7 +68,12 @@ class Endpoint:
     @property
     def able(self) -> bool:
         """Whether the model can answer: it does so for its own samples, and its threads do come back."""
-        return not self._probe.failing and not self.batched.overdue(OVERDUE)
+        return not self.failing and not self.batched.overdue(OVERDUE)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the model does not answer its own samples."""
+        return self._probe.failing
 
     def unable(self, reason: str) -> None:
         """The model did not answer its example: it is not able until it does."""

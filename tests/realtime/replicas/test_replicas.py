@@ -91,6 +91,33 @@ def test_a_replica_whose_model_hangs_is_replaced_by_one_started_before(tmp_path:
         assert events.index("leaving") > len(events) - 1 - events[::-1].index("replica ready"), "the new one was ready"
 
 
+# A request breaks it for as long as its process lives, as a model is broken that has used up its memory.
+BREAKS = """
+        predict, broken = self.predict, []
+
+        def breaks(rows):
+            broken.extend(rows["mark"][rows["mark"] == -3])
+            if broken:
+                raise MemoryError
+            return predict(rows)
+
+        self.predict = breaks"""
+
+
+def test_a_replica_whose_model_has_broken_is_replaced(tmp_path: Path) -> None:
+    package = marked(tmp_path, load=BREAKS.strip())
+    with fleet(tmp_path, [package], {"minimum": 1, "liveness_timeout": 1.0}) as server:
+        (first,) = server.replicas()
+        assert ask(server.url, mark=-3).status_code == 500
+        assert ask(server.url).status_code == 500
+        line = server.wait_for("replica to be replaced")
+        assert line["reason"] == "model marked does not answer its own samples any more"
+        server.wait_for("replica ended")
+        assert first.pid not in [one.pid for one in server.replicas()]
+        assert ask(server.url).status_code == 200
+        assert len(server.events("replica to be replaced")) == 1
+
+
 def test_a_new_version_is_rolled_out_without_a_lost_request(tmp_path: Path) -> None:
     package = marked(tmp_path)
     with fleet(tmp_path, [package], TWO) as server:

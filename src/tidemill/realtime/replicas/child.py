@@ -59,6 +59,8 @@ class Child:
         self.condemned = ""
         """Why it is to be replaced."""
         self.kill_at = float("inf")
+        self.sound_at = float("inf")
+        """When its models last answered their own samples; never, for one that began without."""
         self.silent = 0
         """Requests for its life that were not answered, in a row."""
         self._process: Process | None = None

@@ -342,8 +342,12 @@ class Fleet:
     def _told(self, child: Child, message: Any) -> None:
         if isinstance(message, Report):
             child.report = message
+            if child.phase is Phase.READY and not message.failing:
+                child.sound_at = monotonic()
             if message.stuck and child.phase is Phase.READY and not child.condemned:
                 self.condemn(child, message.stuck)
+            elif child.phase is Phase.READY and not child.condemned:
+                self._look_at_failing(child, message.failing)
         elif isinstance(message, Ready):
             self._became_ready(child, message)
         elif isinstance(message, Applied):
@@ -423,6 +427,13 @@ class Fleet:
                 self._first.set_exception(hopeless)
         elif self._failed_starts >= GIVE_UP and not self.of(Phase.READY):
             self.end(hopeless)
+
+    def _look_at_failing(self, child: Child, model: str) -> None:
+        """A model that answered its own samples and does so no longer may have used up something of its process."""
+        if monotonic() - child.sound_at > self.policy.liveness_timeout:
+            # Where a new process does not help either, the next one comes later.
+            self._backoff.failed(monotonic())
+            self.condemn(child, f"model {model} does not answer its own samples any more")
 
     def condemn(self, child: Child, reason: str) -> None:
         """Have it replaced: another is started first, if there is room for it."""

@@ -101,13 +101,14 @@ class Known(Message, frozen=True, kw_only=True, tag="known"):
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
     """From a replica, several times a second: complete requests without an answer, open connections, CPU seconds since
-    its start, and what is wrong if a model holds its threads for too long.
+    its start, what is wrong if a model holds its threads for too long, and the model that fails its own samples now.
     """
 
     in_flight: float
     connections: int
     cpu_seconds: float
     stuck: str = ""
+    failing: str = ""
 
 
 class Peers(Message, frozen=True, kw_only=True, tag="peers"):

@@ -147,6 +147,7 @@ class Replica:
                     connections=server.http.connections,
                     cpu_seconds=time.process_time(),
                     stuck=stuck and f"a call of model {stuck} does not return",
+                    failing=next((one.name for one in endpoints if one.failing), ""),
                 )
             )
             self._give_way(server)
