@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench soak size docs lock clean compiled
+.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench soak conformance size docs lock clean compiled
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ soak: .venv/.dev  ## Ten minutes each of everything at once against one process 
 	$(BIN)/python -m benchmarks soak $(if $(SECONDS),--seconds $(SECONDS))
 
 compiled: build/compiled/.done  ## Compile the hot path into build/compiled, as published wheels have it (needs a C compiler)
+
+conformance: .venv/.dev  ## Hold Tidemill, MLServer and Triton to the Open Inference Protocol; writes docs/conformance.md
+	$(BIN)/python -m benchmarks.conformance
 
 size: .uv/bin/uv  ## Print the size of a core install and the time of its import
 	$(PYTHON) benchmarks/size.py

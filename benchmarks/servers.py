@@ -19,6 +19,7 @@ import psutil
 from benchmarks.machine import BIN, ROOT, pinned
 from benchmarks.model import Model
 
+COMPILED = ROOT / "build/compiled"
 START_S = 60.0
 STOP_S = 15.0
 Check = Callable[[bytes, bytes], bool]
@@ -96,8 +97,11 @@ def granian_echo(mode: str, tasks: str) -> Server:
     return Server("granian", "Granian echo", command, port, "/", _echoes)
 
 
-def tidemill(model: Model, bodies: list[bytes]) -> Server:
-    """`tidemill serve` with the model; its answers are those of ONNX Runtime, bit for bit."""
+def tidemill(model: Model, bodies: list[bytes], *, interpreted: bool = False) -> Server:
+    """`tidemill serve` with the model; its answers are those of ONNX Runtime, bit for bit.
+
+    As a published wheel is, its hot path is compiled, if `make compiled` was run and `interpreted` is not asked for.
+    """
     port = free_port()
     expected = dict(zip(bodies, model.answers(bodies), strict=True))
 
@@ -105,20 +109,32 @@ def tidemill(model: Model, bodies: list[bytes]) -> Server:
         return same_values(orjson.loads(answer)["outputs"], expected[body])
 
     command: list[str | Path] = [BIN / "tidemill", "serve", model.package, "--port", str(port)]
-    return Server("tidemill", "tidemill serve", command, port, model.path, right, ready="/v2/health/ready")
+    key, label = "tidemill", "tidemill serve"
+    if interpreted:
+        key, label = "interpreted", "the same, interpreted"
+    elif COMPILED.exists():
+        command = ["env", f"PYTHONPATH={COMPILED}", *command]
+    return Server(key, label, command, port, model.path, right, ready="/v2/health/ready")
 
 
 @contextmanager
 def started(server: Server, core: int, bodies: list[bytes], logs: Path) -> Iterator[Running]:
     """The server on `core`, answering rightly; stopped at the end. Its output goes to a file in `logs`."""
     logs.mkdir(parents=True, exist_ok=True)
-    with (logs / f"{server.key}.log").open("wb") as log:
-        process = subprocess.Popen(pinned(core, server.command), cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    with ready(server, pinned(core, server.command), logs / f"{server.key}.log") as process:
+        running = Running(server, process)
+        running.check(bodies)
+        yield running
+
+
+@contextmanager
+def ready(server: Server, command: list[str], log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The server started with `command` and ready; stopped at the end. Its output goes to the file."""
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _await(server, process, Path(log.name))
-            running = Running(server, process)
-            running.check(bodies)
-            yield running
+            _await(server, process, log_file)
+            yield process
         finally:
             process.terminate()
             try:

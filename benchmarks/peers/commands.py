@@ -13,7 +13,7 @@ from benchmarks.model import Model
 from benchmarks.peers.environments import HERE, environment
 from benchmarks.servers import Check, Server, free_port, same_values
 
-__all__ = ["PEERS", "peer"]
+__all__ = ["PEERS", "peer", "triton_program"]
 
 OUTPUTS = {"label": "TYPE_INT64 dims: [ 1 ] reshape { shape: [ ] }", "probabilities": "TYPE_FP32 dims: [ 2 ]"}
 
@@ -51,12 +51,20 @@ def _mlserver(python: Path, port: int, folder: Path, best: bool) -> tuple[list[s
     return [python.parent / "mlserver", "start", folder], "/v2/models/cancer/infer", "/v2/models/cancer/ready"
 
 
-def _triton(python: Path, port: int, folder: Path, best: bool) -> tuple[list[str | Path], str, str]:
+def triton_program(python: Path) -> list[str | Path]:
+    """Triton's own binary of that environment, and where its backends are."""
     site = next((python.parents[1] / "lib").glob("python*/site-packages"))
     home = site / "pytriton/tritonserver"
     stub = home / "backends/python/triton_python_backend_stub"
     if not stub.exists():
         shutil.copy(home / f"python_backend_stubs/3.11/{stub.name}", stub)
+    libraries = f"LD_LIBRARY_PATH={site / 'nvidia_pytriton.libs'}:{home / 'lib'}:{home / 'external_libs'}"
+    # The backend finds its Python, and with it NumPy, by the first one on the path.
+    path = f"PATH={python.parent}:{os.environ['PATH']}"
+    return ["env", libraries, path, home / "bin/tritonserver", f"--backend-directory={home / 'backends'}"]
+
+
+def _triton(python: Path, port: int, folder: Path, best: bool) -> tuple[list[str | Path], str, str]:
     repository = folder / "models"
     version = repository / "cancer/1"
     version.mkdir(parents=True, exist_ok=True)
@@ -69,11 +77,7 @@ def _triton(python: Path, port: int, folder: Path, best: bool) -> tuple[list[str
         f"output [ {outputs} ]\ninstance_group [ {{ count: 1 kind: KIND_CPU }} ]\n"
     )
     (repository / "cancer/config.pbtxt").write_text(config + ("dynamic_batching { }\n" if best else ""))
-    libraries = f"LD_LIBRARY_PATH={site / 'nvidia_pytriton.libs'}:{home / 'lib'}:{home / 'external_libs'}"
-    # The backend finds its Python, and with it NumPy, by the first one on the path.
-    path = f"PATH={python.parent}:{os.environ['PATH']}"
-    command: list[str | Path] = ["env", libraries, path, home / "bin/tritonserver"]
-    command += [f"--model-repository={repository}", f"--backend-directory={home / 'backends'}"]
+    command = [*triton_program(python), f"--model-repository={repository}"]
     command += ["--http-address=127.0.0.1", f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false"]
     return command, "/v2/models/cancer/infer", "/v2/models/cancer/ready"
 

@@ -145,7 +145,12 @@ def _version_metadata(subject: Subject) -> Any:
 GRPC = Chapter(
     "gRPC health and metadata",
     [
-        Case("ServerLive", REQUIRED, 'OIP: "True if the inference server is live, false if not live."', live),
+        Case(
+            "ServerLive",
+            REQUIRED,
+            'OIP: "A compliant server must implement the health, metadata, and inference APIs"; "True if … live"',
+            live,
+        ),
         Case("ServerReady", REQUIRED, 'OIP: "True if the inference server is ready, false if not ready."', _ready),
         Case("ModelReady", REQUIRED, 'OIP: "True if the model is ready, false if not ready."', _model_ready),
         Case(

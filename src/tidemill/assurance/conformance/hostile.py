@@ -19,6 +19,11 @@ HOSTILE = Chapter(
         Case("gRPC: huge dimension", REQUIRED, MATCH, refused("ModelInfer", first_of_call(with_shape(HUGE)))),
         must_fail("shape whose size overflows", WHOLE, first(shape=OVERFLOWING, data=[])),
         must_fail("huge dimension", WHOLE, shaped(lambda t: [HUGE, *t.array.shape[1:]])),
-        Case("answers as before", REQUIRED, "OIP: a request that failed says nothing about the next", still_answers),
+        Case(
+            "answers as before",
+            REQUIRED,
+            'OIP: "A successful inference request is indicated by a 200 HTTP status code", after failed ones too',
+            still_answers,
+        ),
     ],
 )

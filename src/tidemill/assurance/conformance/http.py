@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import string
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from urllib.parse import quote
 
 import orjson
 
@@ -14,6 +16,8 @@ from tidemill.assurance.conformance.subject import Subject, read_outputs
 from tidemill.assurance.conformance.tensors import differ
 
 __all__ = ["HTTP"]
+
+UNRESERVED = string.ascii_letters + string.digits + "-._~"
 
 
 def _get_infer(subject: Subject) -> str:
@@ -115,7 +119,7 @@ def _kept_after_error(subject: Subject) -> str:
 
 
 def _encoded_path(subject: Subject) -> str:
-    name = "".join(f"%{byte:02X}" for byte in subject.model.encode())
+    name = "".join(f"%{ord(c):02X}" if c in UNRESERVED else quote(c, safe="") for c in subject.model)
     reply = subject.get(f"/v2/models/{name}")
     expect(reply.status == 200, reply.told())
     return ""
@@ -160,7 +164,7 @@ HTTP = Chapter(
             "RFC 9110: Content-Encoding; 415 where it is not taken",
             _compressed("deflate", zlib.compress),
         ),
-        Case("unknown coding", OPEN, 'RFC 9110: "MAY respond with a 415"', _unknown_coding),
+        Case("unknown coding", OPEN, 'RFC 9110: "MAY respond with a status code of 415"', _unknown_coding),
         Case("gzip that is none", OPEN, "RFC 9110 does not name the status", _no_gzip),
         Case("gzip answer", OPTIONAL, "RFC 9110: Accept-Encoding", _accepts),
         Case(
@@ -179,7 +183,7 @@ HTTP = Chapter(
         Case(
             "percent-encoded path",
             OPTIONAL,
-            "RFC 3986: URIs that differ only in the encoding are equivalent",
+            'RFC 3986: "URIs that differ in the replacement of an unreserved character with its … octet are equivalent"',
             _encoded_path,
         ),
         Case(

@@ -184,7 +184,9 @@ ERRORS = Chapter(
     [
         Case("infer: unknown model", REQUIRED, FAILED, _no_such_model),
         Case("infer: unknown version", REQUIRED, FAILED, _no_such_version),
-        must_fail("empty body", 'OIP: "$inference_request is required in the HTTP body"', lambda _: b""),
+        must_fail(
+            "empty body", 'OIP: "$inference_request, is required in the HTTP body of the POST request"', lambda _: b""
+        ),
         must_fail("no JSON", FAILED, lambda _: b'{"inputs": [}'),
         must_fail("half of the JSON", FAILED, lambda s: orjson.dumps(s.asked())[:-10]),
         must_fail("JSON that is no object", 'OIP: "$inference_request = { … }"', lambda s: [s.asked()]),
@@ -237,7 +239,12 @@ ERRORS = Chapter(
             'RFC 9110: "4xx (Client Error) … the client seems to have erred"; OIP: "typically 400"',
             _clients_fault,
         ),
-        Case("answers as before", REQUIRED, "OIP: a request that failed says nothing about the next", still_answers),
+        Case(
+            "answers as before",
+            REQUIRED,
+            'OIP: "A successful inference request is indicated by a 200 HTTP status code", after failed ones too',
+            still_answers,
+        ),
     ],
 )
 LEFT_OPEN = Chapter(
@@ -253,7 +260,11 @@ LEFT_OPEN = Chapter(
             'OIP: elements "may be an integer, floating-point number, string or boolean"',
             _float_element(b"null"),
         ),
-        _left_open("1e999", "RFC 8259 sets no range of numbers", _float_element(b"1e999")),
+        _left_open(
+            "1e999",
+            'RFC 8259: "allows implementations to set limits on the range and precision of numbers"',
+            _float_element(b"1e999"),
+        ),
         _left_open(
             "a string for a number", 'OIP: "coerce each element … or return an error"', _float_element(b'"1.5"')
         ),
@@ -306,6 +317,11 @@ LEFT_OPEN = Chapter(
             'RFC 8259: "may set limits on the size of texts"',
             lambda s: b" " * (1 << 20) + orjson.dumps(s.asked()),
         ),
-        Case("answers afterwards", REQUIRED, "OIP: a request that failed says nothing about the next", still_answers),
+        Case(
+            "answers afterwards",
+            REQUIRED,
+            'OIP: "A successful inference request is indicated by a 200 HTTP status code", after failed ones too',
+            still_answers,
+        ),
     ],
 )
