@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.packages import make
 from tests.realtime import packages
+from tests.realtime.grpc import calls
 from tests.realtime.http_client import eventually
 from tests.realtime.serving import Served, served
 from tidemill.model.signature import Input, Output
@@ -180,18 +183,34 @@ def test_a_stuck_model_is_not_ready_within_a_second_and_ready_again_when_it_retu
     eventually(lambda: server.get("/v2/health/ready").status_code == 200)
 
 
+def urgent(server: Served, protocol: str, way: str) -> None:
+    """Ask with the highest priority; an answer must come."""
+    parameters, said = ({"priority": 1}, {}) if way == "parameter" else ({}, {"x-request-priority": "1"})
+    if protocol == "REST":
+        assert server.post(PATH, body(0.0, **parameters), headers=said).status_code == 200
+        return
+    asked = calls.raw("sleeper", seconds=np.zeros(1, np.float32))
+    for name, value in parameters.items():
+        asked.parameters[name].int64_param = value
+    metadata = tuple(said.items())
+    with grpc.insecure_channel(server.address) as channel:
+        if protocol == "gRPC":
+            calls.infer(channel)(asked, metadata=metadata)
+        else:
+            ask = calls.stream(channel, f"{calls.SERVICE}/ModelStreamInfer", "inference.ModelStreamInferResponse")
+            assert [one.error_message for one in ask(calls.each(asked), metadata=metadata)] == [""]
+
+
 @pytest.mark.parametrize("way", ["parameter", "header"])
-def test_a_high_priority_takes_the_place_of_the_last_of_the_low(server: Served, way: str) -> None:
+@pytest.mark.parametrize("protocol", ["REST", "gRPC", "a gRPC stream"])
+def test_a_high_priority_takes_the_place_of_the_last_of_the_lower(server: Served, protocol: str, way: str) -> None:
     running = occupy(server, 1.0)
     low = []
     for i in range(8):
-        low.append(Asking(server, 0.0, headers={"x-request-priority": "3"}))
+        low.append(Asking(server, 0.0))
         eventually(lambda n=i + 1: batched(server).queued_rows == n)
-    if way == "parameter":
-        answer = server.post(PATH, body(0.0, priority=1))
-    else:
-        answer = server.post(PATH, body(0.0), headers={"x-request-priority": "1"})
-    assert running.wait().status_code == answer.status_code == 200
+    urgent(server, protocol, way)
+    assert running.wait().status_code == 200
     answers = [one.wait() for one in low]
     assert [a.status_code for a in answers] == [200] * 7 + [429]
     assert "better right to this place" in answers[-1].json()["error"]
