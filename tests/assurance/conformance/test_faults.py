@@ -1,13 +1,15 @@
 """A kit that cannot fail proves nothing: each planted fault is found, by the case that is about it."""
 
+import threading
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 
 from tests.assurance.conformance.faulty import Change, Fault, Message, faulty, faulty_grpc
 from tests.realtime.serving import Served
-from tidemill.assurance.conformance import Outcome, Report, run
+from tidemill.assurance.conformance import Outcome, Report, as_junit, run, wire
 
 
 def infers(change: Any) -> Any:
@@ -229,3 +231,61 @@ def test_a_server_that_ends_is_told_once(right: Served) -> None:
     last = report.results[-1]
     assert (last.outcome, last.detail) == (Outcome.SKIPPED, "the server has ended at hostile: huge dimension")
     assert not report.passed
+
+
+def test_a_server_that_hangs_is_left_alone(right: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "SECONDS", 1.0)
+    released = threading.Event()
+
+    def hang(message: Message) -> None:
+        if b"tide_string" in message.body or b"FP31" in message.body:
+            released.wait(30)
+        if message.path.endswith("/infer") and message.body == b"":
+            released.wait(30)
+
+    with faulty(right.port, Fault("hangs", "", asked=hang)) as url:
+        report = run(url, model="matrix")
+        released.set()
+    assert {"empty body", "unknown datatype"} <= found(report)
+    assert report.results[-1].detail.startswith("3 requests had no answer in time")
+
+
+GARBAGE = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b'{"name": 1, "versions": 2, "platform": 3, "inputs": 4, "outputs": 5, "extensions": 6, "id": 7}',
+    b'{"inputs": [null], "outputs": [null], "extensions": [null], "versions": [null]}',
+    b'{"name": "matrix", "inputs": [{"shape": ["x"]}], "outputs": [{"name": "y", "shape": [-5], "datatype": "FP32"}]}',
+    (
+        b'{"inputs": [{"name": "X", "shape": [-1, 3], "datatype": "FP32"}], "outputs": [{"name": "X", '
+        b'"shape": [99999999999], "datatype": "FP32", "data": [[[1]]], "parameters": {"binary_data_size": -1}}]}'
+    ),
+    b'{"name": "matrix", "inputs": [{"name": "X", "shape": [99999999999], "datatype": "FP32"}], "outputs": []}',
+    b'{"name": "matrix", "inputs": [{"name": "X", "shape": [-1], "datatype": "BF16"}], "outputs": []}',
+]
+
+
+@pytest.mark.parametrize("body", GARBAGE)
+@pytest.mark.parametrize("status", [200, 500])
+def test_no_answer_is_too_strange(right: Served, body: bytes, status: int) -> None:
+    def spoil(message: Message) -> None:
+        message.status, message.body = status, b"" if message.method == "HEAD" else body
+        message.headers["inference-header-content-length"] = "7"
+
+    with faulty(right.port, Fault("garbage", "", answered=spoil)) as url:
+        report = run(url, model="matrix", hostile=True)
+    assert not report.passed
+    assert ET.fromstring(as_junit(report)) is not None
+
+
+def test_no_call_is_too_strange(right: Served) -> None:
+    def spoil(response: Any) -> None:
+        response.Clear()
+        response.outputs.add(name="sum", datatype="FP99", shape=[-1])
+        response.raw_output_contents.append(b"1")
+
+    with faulty_grpc(right.port, None, spoil) as grpc:
+        report = run(f"http://{right.address}", grpc, "matrix")
+    assert {"raw contents", "typed contents", "id"} <= found(report)

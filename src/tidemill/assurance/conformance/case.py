@@ -57,7 +57,11 @@ class Failed(Exception):
 
 
 class Lost(Failed):
-    """No answer came: the connection ended, or nothing arrived in time."""
+    """No answer came: the connection ended, or nothing arrived in time (`late`)."""
+
+    def __init__(self, message: str, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 class Skipped(Exception):
@@ -84,7 +88,7 @@ class Chapter:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one case ended, and in how many seconds; `lost` where no answer came."""
+    """How one case ended, and in how many seconds; `lost` where no answer came, `late` where none came in time."""
 
     chapter: str
     case: Case
@@ -92,12 +96,13 @@ class Result:
     detail: str
     seconds: float = 0.0
     lost: bool = False
+    late: bool = False
 
 
 def held(chapter: str, case: Case, subject: Subject, clock: Callable[[], float]) -> Result:
     """Hold the server to one case."""
     started = clock()
-    lost = False
+    lost = late = False
     try:
         detail = case.check(subject)
         outcome = Outcome.PASS
@@ -105,9 +110,10 @@ def held(chapter: str, case: Case, subject: Subject, clock: Callable[[], float])
         detail, outcome = str(reason), Outcome.SKIPPED
     except Failed as fault:
         detail, outcome, lost = str(fault), Outcome.FAIL, isinstance(fault, Lost)
+        late = isinstance(fault, Lost) and fault.late
     if case.level is OPEN and outcome is not Outcome.SKIPPED:
         outcome = Outcome.OBSERVED
-    return Result(chapter, case, outcome, detail, clock() - started, lost)
+    return Result(chapter, case, outcome, detail, clock() - started, lost, late)
 
 
 def expect(condition: object, otherwise: str) -> None:

@@ -183,7 +183,7 @@ HTTP = Chapter(
         Case(
             "percent-encoded path",
             OPTIONAL,
-            'RFC 3986: "URIs that differ in the replacement of an unreserved character with its … octet are equivalent"',
+            'RFC 3986: "URIs that differ in the replacement of an unreserved character … are equivalent"',
             _encoded_path,
         ),
         Case(

@@ -101,10 +101,10 @@ def specs(doc: Any, name: str) -> list[Spec]:
     """`inputs` or `outputs` of a model's metadata. Raises Failed where they are not as the protocol has them."""
     found = []
     for tensor in of(doc, name, list):
-        shape = of(tensor, "shape", list)
+        called, shape = of(tensor, "name", str), of(tensor, "shape", list)
         for d in shape:
-            expect(type(d) is int and d >= -1, f"{tensor['name']!r}: dimension {d!r}, expected an integer ≥ -1")
-        found.append(Spec(of(tensor, "name", str), of(tensor, "datatype", str), tuple(shape)))
+            expect(type(d) is int and d >= -1, f"{called!r}: dimension {d!r:.40}, expected an integer ≥ -1")
+        found.append(Spec(called, of(tensor, "datatype", str), tuple(shape)))
     return found
 
 

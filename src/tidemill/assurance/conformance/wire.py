@@ -20,7 +20,8 @@ from tidemill.realtime.protocols.grpc.messages import DecodeError, message
 
 __all__ = ["SERVICE", "Grpc", "Reply", "Rest"]
 
-SECONDS = 10.0
+# What a request may take.
+SECONDS = 5.0
 SERVICE = "/inference.GRPCInferenceService"
 SHOWN = 120
 
@@ -102,7 +103,9 @@ class Rest:
                 self._connection.close()
                 # A connection that was idle may have been closed by the server meanwhile: that is no answer to this.
                 if fresh or isinstance(error, TimeoutError):
-                    raise Lost(f"no answer: {first or str(error) or type(error).__name__}") from None
+                    raise Lost(
+                        f"no answer: {first or str(error) or type(error).__name__}", isinstance(error, TimeoutError)
+                    ) from None
                 first = str(error)
             else:
                 return found
@@ -146,7 +149,9 @@ class Grpc:
                 self.close()
                 # As over HTTP: an idle connection may have been closed meanwhile.
                 if fresh or isinstance(error, TimeoutError):
-                    raise Lost(f"no answer: {first or str(error) or type(error).__name__}") from None
+                    raise Lost(
+                        f"no answer: {first or str(error) or type(error).__name__}", isinstance(error, TimeoutError)
+                    ) from None
                 first = str(error)
             else:
                 break
