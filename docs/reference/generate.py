@@ -34,12 +34,17 @@ def pages() -> dict[str, str]:
     cli = get_docs_for_click(obj=command, ctx=Context(command, info_name="tidemill"), name="tidemill")
     # Usage lines are forms, not commands that anyone could run.
     cli = cli.replace("```console", "```text")
-    schemas = {name: msgspec.json.schema(struct) for name, struct in SCHEMAS.items()}
     return {
         "metrics.md": metrics(),
         "cli.md": cli.rstrip() + "\n",
-        **{name: json.dumps(schema, indent=2, ensure_ascii=False) + "\n" for name, schema in schemas.items()},
+        **{name: schema(struct) for name, struct in SCHEMAS.items()},
     }
+
+
+def schema(struct: type) -> str:
+    """A struct's JSON Schema. Its patterns are those of ECMAScript, where `$` is what `\\Z` is in Python."""
+    text = json.dumps(msgspec.json.schema(struct), indent=2, ensure_ascii=False) + "\n"
+    return text.replace(r"\\Z", "$")
 
 
 def metrics() -> str:

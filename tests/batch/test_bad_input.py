@@ -216,6 +216,7 @@ def test_two_columns_of_one_name(package: Path, tmp_path: Path) -> None:
         ({"chunk_rows": 0}, "chunk_rows"),
         ({"max_error_rate": 1.5}, "max_error_rate"),
         ({"run_id": "../up"}, "run_id"),
+        ({"run_id": "r1\n"}, "run_id"),
     ],
 )
 def test_options_that_do_not_fit(package: Path, tmp_path: Path, options: dict[str, object], text: str) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 
 from tidemill import errors
+from tidemill.config import decode
+from tidemill.errors import ConfigError
+from tidemill.realtime import ServeOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = DOCS / "reference"
@@ -32,6 +37,34 @@ def test_a_reference_page_is_current(name: str) -> None:
     spec.loader.exec_module(module)
     written = (REFERENCE / name).read_text(encoding="utf-8")
     assert written == module.pages()[name], "run `make docs`"
+
+
+SERVER = {
+    "host": "127.0.0.1",
+    "repository": {"directory": "models", "load": ["churn"]},
+    "aliases": {"churn": {"champion": "1"}},
+    "endpoints": {"churn": {"default": "champion", "split": {"weights": {"champion": 95, "2": 5}}}},
+    "auth": {"certificates": {"spiffe://corp/shop": ["infer:churn*", "read"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        ({}, True),
+        ({"host": "a host"}, False),
+        ({"aliases": {"churn": {"the champion": "1"}}}, False),
+        ({"auth": {"certificates": {"shop": ["everything"]}}}, False),
+    ],
+)
+def test_the_schema_of_a_server_takes_what_the_server_takes(change: dict[str, object], right: bool) -> None:
+    schema = json.loads((REFERENCE / "server.schema.json").read_text(encoding="utf-8"))
+    assert jsonschema_rs.validator_for(schema).is_valid(SERVER | change) is right
+    if right:
+        decode(SERVER | change, ServeOptions, "server.toml")
+    else:
+        with pytest.raises(ConfigError):
+            decode(SERVER | change, ServeOptions, "server.toml")
 
 
 def test_the_errors_that_can_be_caught_are_drawn() -> None:

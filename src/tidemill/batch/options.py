@@ -10,7 +10,7 @@ from tidemill.config import Config
 
 __all__ = ["Progress", "RunReport", "ScoreOptions"]
 
-RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
