@@ -12,14 +12,20 @@ import msgspec
 from benchmarks import against, batch, grpc_calls, peers_report, plot, serving, size
 from benchmarks.tables import met, spread, table, three
 
-GOAL_ECHO = 0.5
-GOAL_GRANIAN = 1.0
-GOAL_P50 = 1.7
+GOAL_ECHO = 0.55
+GOAL_GRANIAN = 1.3
+GOAL_P50 = 1.6
+GOAL_P99_US = 5_000
 GOAL_BATCH = 0.90
 GOAL_MB = 1000.0
 # Above this share of the cores used by others, figures are not to be trusted.
 NOISY = 0.05
-LABELS = {"raw_echo": "raw echo", "granian": "Granian echo", "tidemill": "tidemill serve"}
+LABELS = {
+    "raw_echo": "raw echo",
+    "granian": "Granian echo",
+    "tidemill": "tidemill serve",
+    "interpreted": "the same, interpreted",
+}
 CHART = "requests.svg"
 RATIOS = (
     ("per_second", "raw_echo", "requests/s: raw echo"),
@@ -122,10 +128,12 @@ def _goals(results: Results) -> list[Sequence[str]]:
                 (
                     "requests/s over Granian's echo, 64 connections",
                     f"{granian:.2f}",
-                    f"> {GOAL_GRANIAN:.0f}",
-                    met(granian > GOAL_GRANIAN),
+                    f"≥ {GOAL_GRANIAN}",
+                    met(granian >= GOAL_GRANIAN),
                 ),
             ]
+            p99 = statistics.median(x.p99 for x in http.of("tidemill", 64))
+            rows.append(("p99, 64 connections", f"{p99:,.0f} µs", f"≤ {GOAL_P99_US:,} µs", met(p99 <= GOAL_P99_US)))
         if 1 in http.settings.connections:
             p50 = statistics.median(http.ratios("p50", "raw_echo", 1))
             rows.append(("p50 over the raw echo's, 1 connection", f"{p50:.2f}", f"≤ {GOAL_P50}", met(p50 <= GOAL_P50)))
@@ -160,7 +168,7 @@ def _http(result: serving.HttpResult) -> str:
     settings = result.settings
     rows = []
     for connections in settings.connections:
-        for key, label in LABELS.items():
+        for key, label in _present(result):
             loads = result.of(key, connections)
             rows.append(
                 (
@@ -179,11 +187,13 @@ def _http(result: serving.HttpResult) -> str:
         (str(n), *(spread(result.ratios(figure, other, n), ".2f") for figure, other, _ in RATIOS))
         for n in settings.connections
     ]
+    how = "its hot path compiled, as in a published wheel (`make compiled`)" if result.compiled else "interpreted"
     granian = f"Granian {result.granian}, one worker, uvloop: the best of st and mt with asyncio and rust tasks."
     return f"""## Real time: Open Inference Protocol over JSON
 
 A request is one row of 30 floats ({result.request_bytes} bytes of JSON, {serving.BODIES} different ones in turn), the
-model 100 boosted trees on ONNX Runtime; {result.cores}. Both echoes read the same request and answer it unchanged.
+model 100 boosted trees on ONNX Runtime; {result.cores}. Tidemill runs {how}. Both
+echoes read the same request and answer it unchanged.
 Before the timing every server was asked each of the requests: the echoes had to give them back, Tidemill had to give
 ONNX Runtime's own answer, bit for bit. {granian} Load by wrk, {settings.rounds} rounds of {settings.seconds} s, the
 servers in turn in each. Figures are the median of the rounds, lowest to highest in parentheses.
@@ -203,6 +213,11 @@ itself: the server could do more, and its CPU time a request says how much.
 
 Resident memory at the end: {", ".join(f"{LABELS[k]} {v:.0f} MB" for k, v in result.rss_mb.items())}.
 This part alone: `python -m benchmarks http` (wrk comes with `make setup-services`)."""
+
+
+def _present(result: serving.HttpResult) -> list[tuple[str, str]]:
+    measured = {load.server for load in result.loads}
+    return [(key, label) for key, label in LABELS.items() if key in measured]
 
 
 def _open(result: serving.HttpResult) -> str:
@@ -275,7 +290,7 @@ This part alone: `python -m benchmarks size`."""
 def _chart(result: serving.HttpResult) -> str:
     series = [
         plot.Series(label, [three([x.per_second for x in result.of(key, n)]) for n in result.settings.connections])
-        for key, label in LABELS.items()
+        for key, label in _present(result)
     ]
     groups = [str(n) for n in result.settings.connections]
     return plot.bars("Requests per second, one core", groups, "connections", series)

@@ -14,7 +14,7 @@ from benchmarks import model
 from benchmarks.load import Load, wrk, wrk_path
 from benchmarks.machine import ROOT, Cores, cores, pinned
 from benchmarks.open_loop import OpenLoad
-from benchmarks.servers import Running, granian_echo, raw_echo, started, tidemill
+from benchmarks.servers import COMPILED, Running, granian_echo, raw_echo, started, tidemill
 
 CONNECTIONS = (1, 16, 64, 512)
 BODIES = 64
@@ -54,6 +54,7 @@ class HttpResult(msgspec.Struct, frozen=True, kw_only=True):
     open_limit: float
     rss_mb: dict[str, float]
     request_bytes: int
+    compiled: bool = False
 
     def of(self, server: str, connections: int) -> list[Load]:
         """The rounds of one server at one number of connections."""
@@ -76,6 +77,7 @@ def run(out: Path, settings: Settings) -> HttpResult:
     logs = out / "logs"
     mode, tasks = _best_granian(lines, bodies, places, settings, logs)
     servers = [raw_echo(), granian_echo(mode, tasks), tidemill(trained, bodies)]
+    servers += [tidemill(trained, bodies, interpreted=True)] if COMPILED.exists() else []
     with ExitStack() as stack:
         running = [stack.enter_context(started(s, places.server, bodies, logs)) for s in servers]
         loads = _rounds(running, lines, places, settings)
@@ -95,6 +97,7 @@ def run(out: Path, settings: Settings) -> HttpResult:
         open_limit=limit,
         rss_mb=memory,
         request_bytes=len(bodies[0]),
+        compiled=COMPILED.exists(),
     )
 
 
