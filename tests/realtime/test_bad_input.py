@@ -1,18 +1,22 @@
 """Bad input: a 4xx with one clear error, a server that lives, and others that are answered."""
 
 import base64
+import gc
 import gzip
 import json
 import struct
 import threading
 import zlib
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from tests.realtime.serving import Served, served
+from tidemill.errors import InputError
 from tidemill.realtime import RequestLimits, ServeOptions
 from tidemill.realtime.limits import HttpLimits
+from tidemill.realtime.protocols.oip_request import LARGE, load_json
 
 X = {"name": "X", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
 GOOD = {"inputs": [X]}
@@ -342,3 +346,21 @@ def test_batch_mates_of_bad_requests_are_answered(shared: Served) -> None:
             assert answer.json()["outputs"][0]["data"] == [float(i) ** 0.5]
         else:
             assert "row 0" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("text", [b"[" + b"[]," * LARGE + b"[]]", b"[" + b"[]," * LARGE])
+def test_a_large_document_is_not_collected_while_it_is_made(text: bytes) -> None:
+    collected: list[str] = []
+
+    def note(phase: str, _: object) -> None:
+        collected.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        with suppress(InputError):
+            load_json(text)
+        during = len(collected)
+    finally:
+        gc.callbacks.remove(note)
+    assert during == 0
+    assert gc.isenabled()

@@ -5,6 +5,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from tidemill.tensors import decode_tensor
 __all__ = ["Asked", "Reader", "kind", "load_json", "on_bad_row", "parameters_of"]
 
 INT64_MAX = (1 << 63) - 1
+# Bytes from which on the garbage collector stays away from a document while it is made.
+LARGE = 1 << 20
 
 
 @dataclass(slots=True)
@@ -191,12 +194,20 @@ class Reader:
 
 def load_json(text: bytes | memoryview) -> Any:
     """A JSON document. Raises InputError saying where it is malformed."""
+    # A tree without cycles has nothing to collect, and to look through it again and again while it grows takes longer
+    # than to make it: 12 s in place of 1.7 s for 57 MiB of empty arrays, while nobody else is answered.
+    paused = len(text) >= LARGE and gc.isenabled()
+    if paused:
+        gc.disable()
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         found = re.match("NaN|Infinity", error.doc[error.pos : error.pos + 8])
         hint = f" (JSON has no {found[0]}: write null for a missing number)" if found else ""
         raise InputError(f"malformed JSON: {error}{hint}") from None
+    finally:
+        if paused:
+            gc.enable()
 
 
 def kind(value: Any) -> str:
