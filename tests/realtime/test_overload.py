@@ -242,17 +242,17 @@ def test_a_priority_that_is_none_is_an_error(server: Served, value: object) -> N
 def test_a_model_that_hangs_is_told_of_and_takes_no_more(tmp_path: Path) -> None:
     options = ServeOptions(port=0, lame_duck=0.0, grace=0.0, workers=1, batching=BatchLimits(hung_after=0.2))
     with served([packages.sleeper(tmp_path)], options) as server:
-        service = server.server.service
-        assert service.stuck_since is None
+        hanging = batched(server)
+        assert hanging.stuck_since is None
         assert server.post(PATH, body(2.0, timeout=100_000)).status_code == 504
-        eventually(lambda: service.stuck_since is not None)
+        eventually(lambda: hanging.stuck_since is not None)
         refused = server.post(PATH, body(0.0))
         assert refused.status_code == 503
         assert "does not return" in refused.json()["error"]
-        assert batched(server).busy == 1, "no thread was started beside it"
+        assert hanging.busy == 1, "no thread was started beside it"
         assert server.get("/v2/health/live").status_code == 200
         eventually(lambda: server.get("/v2/health/ready").status_code == 503)
-        eventually(lambda: service.stuck_since is None)
+        eventually(lambda: hanging.stuck_since is None)
         assert server.post(PATH, body(0.0)).status_code == 200
 
 

@@ -32,15 +32,6 @@ class Service:
         """Every model is verified, loaded, warmed up and can answer, and the process is not going away."""
         return self.state is State.SERVING and all(self.model_ready(one) for one in self.endpoints)
 
-    @property
-    def stuck_since(self) -> float | None:
-        """When the first model call that hangs should have returned (`time.monotonic()`); None where none hangs.
-
-        Only a new process gets its thread back.
-        """
-        found = [since for one in self.endpoints if (since := one.batched.stuck_since) is not None]
-        return min(found, default=None)
-
     def model_ready(self, endpoint: Endpoint) -> bool:
         """Whether this model version may be sent requests."""
         return self.state is State.SERVING and endpoint.able

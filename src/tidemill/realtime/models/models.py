@@ -108,7 +108,7 @@ class Models:
 
     async def _load(self, wanted: Wanted) -> Loaded:
         most = self._options.max_model_memory
-        spare = None if most is None else most - sum(one.memory for one in self._held.values())
+        spare = None if most is None else most - self.memory
         self._loading = wanted
         try:
             with Stalls() as stalls:
@@ -240,11 +240,6 @@ class Models:
             if (wanted.name, wanted.version) not in known:
                 states.append(State(name=wanted.name, version=wanted.version, state=state))
         return states
-
-    async def settled(self) -> None:
-        """Return once nothing is on its way out any more."""
-        while self._drains:
-            await asyncio.wait(tuple(self._drains))
 
     def close(self) -> None:
         """Fail what still waits, at once."""
