@@ -10,12 +10,14 @@ import msgspec
 from tidemill.config import Config
 from tidemill.prediction.limits import BatchLimits
 
-__all__ = ["EndpointOptions", "Name", "RepositoryOptions", "ShadowOptions", "SplitOptions", "Versions"]
+__all__ = ["NAME", "EndpointOptions", "Name", "RepositoryOptions", "ShadowOptions", "SplitOptions", "Versions"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # bounded, so that no sum of them is infinite
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+# How models, versions and aliases may be called.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"
+Name = Annotated[str, msgspec.Meta(pattern=NAME)]
 # latest, latest:3, all, or a range of versions, both ends included: 2..5, 2.., ..5
 # Not as a pattern of msgspec: freeing its union of such a string and a list (0.22) corrupts the heap.
 POLICY = re.compile(r"(all|latest(:[1-9][0-9]{0,3})?|[A-Za-z0-9._-]*\.\.[A-Za-z0-9._-]*)\Z")

@@ -13,11 +13,9 @@ from tidemill.errors import ConfigError, TidemillError
 from tidemill.model.manifest import MANIFEST
 from tidemill.model.package import digest_file, read_manifest
 from tidemill.realtime.models.desired import Wanted
+from tidemill.realtime.models.options import NAME
 
 __all__ = ["Found", "find_models", "wanted_of"]
-
-# What a directory must be called to be a model or a version; others (.staging, lost+found) are none.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 Place = tuple[str, str]
 """A model's name and version, as its directories are called."""
@@ -100,4 +98,5 @@ def _stamp(directory: Path) -> str:
 
 def _directories(root: Path) -> Iterator[Path]:
     with os.scandir(root) as entries:
-        yield from (Path(one.path) for one in entries if NAME.match(one.name) and one.is_dir())
+        # Others, as .staging and lost+found, are no models or versions.
+        yield from (Path(one.path) for one in entries if re.match(NAME, one.name) and one.is_dir())

@@ -17,7 +17,7 @@ from tidemill.config import decode
 from tidemill.errors import ConfigError, InputError, NotFound, TidemillError, Unavailable
 from tidemill.realtime.answers import reply_error
 from tidemill.realtime.models.control import Aliases, Change, Load, Traffic, Unload
-from tidemill.realtime.models.options import Versions
+from tidemill.realtime.models.options import NAME, Versions
 from tidemill.realtime.protocols.oip_request import kind, load_json, parameters_of
 from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, not_allowed
@@ -27,7 +27,6 @@ __all__ = ["Repository", "load_of", "unload_of"]
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 PREFIX = "/v2/repository/models/"
 
 
@@ -59,7 +58,7 @@ class Repository:
         if request.method != "POST":
             not_allowed(request, ("POST",))
             return True
-        if not NAME.match(name):
+        if not re.match(NAME, name):
             raise NotFound(f"{name!r:.200} is no name of a model")
         control = self._service.control
         if control is None:
@@ -130,7 +129,7 @@ def _policy(policy: Any) -> Versions:
             if isinstance(most, int) and 1 <= most <= 9999:
                 return f"latest:{most}"
         case {"specific": {"versions": [*versions]}} if len(policy) == 1:
-            if versions and all(NAME.match(str(one)) for one in versions):
+            if versions and all(re.match(NAME, str(one)) for one in versions):
                 return tuple(map(str, versions))
     raise InputError(
         'version_policy: expected {"latest": {"num_versions": N}}, {"all": {}} or {"specific": {"versions": […]}}',
