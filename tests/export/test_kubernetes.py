@@ -84,6 +84,15 @@ def test_a_planted_fault_is_found(plain, file, path, name):
             check(document)
 
 
+def test_a_pod_holds_what_its_server_is_held_to(package, tmp_path):
+    def holds(p99: float) -> float:
+        file = tmp_path / "server.toml"
+        file.write_text(f'package = "{package}"\n[endpoints.tabular]\np99 = {p99}\n')
+        return read_site(file).concurrency(workers=1)
+
+    assert holds(1e-6) == 1 < holds(10.0)
+
+
 def test_a_server_drains_before_it_is_killed(plain, secured):
     for documents, lame_duck, grace in ((plain, 5.0, 30.0), (secured, 5.0, 20.0)):
         options = served(documents)

@@ -16,6 +16,7 @@ from tidemill.model.manifest import MANIFEST
 from tidemill.model.package import Package, open_package
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import measure
+from tidemill.realtime.models.options import EndpointOptions
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.choice import concurrency_within
 from tidemill.realtime.server_file import read_options
@@ -102,12 +103,11 @@ class Site:
         """Requests that one server holds at a time within the SLO of its slowest model, measured on this machine."""
         found: list[float] = []
         for package in self.packages:
-            manifest = package.manifest
+            own = self.options.endpoints.get(package.name, EndpointOptions())
+            slo = own.p99 or package.manifest.slo.p99_ms / 1e3
             live = Live.open(package)
-            profile = measure(live)
-            rows = profile.rows_within(manifest.slo.p99_ms / 1e3) if manifest.rows_independent else 1
-            slo = manifest.slo.p99_ms / 1e3
-            found.append(concurrency_within(profile, slo, workers=workers, most_rows=min(rows, 1024)))
+            most = (own.batching or self.options.merging).max_rows if live.divisible else 1
+            found.append(concurrency_within(measure(live), slo, workers=workers, most_rows=most))
         return min(found)
 
 
