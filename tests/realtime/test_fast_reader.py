@@ -19,6 +19,9 @@ from tidemill.realtime.options import RequestLimits
 from tidemill.realtime.protocols.oip_fast import FastReader
 from tidemill.realtime.protocols.oip_request import Reader
 
+# The strategies below are long to print, which Hypothesis does when it has something to tell of them.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 LIMITS = RequestLimits(max_rows=4, max_elements=9)
 
 NUMBER = st.one_of(
