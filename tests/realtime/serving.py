@@ -101,7 +101,8 @@ class Process:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log_file.read_text().splitlines()]
+        whole = [line for line in self._log_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in whole]
 
     def terminate(self) -> None:
         self.child.send_signal(signal.SIGTERM)

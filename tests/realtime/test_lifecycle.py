@@ -5,7 +5,6 @@ import json
 import signal
 import ssl
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +27,12 @@ PATH = "/v2/models/sleeper/infer"
 
 def seconds(value: float) -> dict[str, object]:
     return {"inputs": [{"name": "seconds", "shape": [1], "datatype": "FP32", "data": [value]}]}
+
+
+def busy(server: Process) -> bool:
+    """Whether its model is in a call. It has a management port."""
+    address = next(line["address"] for line in server.log if line["event"] == "management")
+    return bool(httpx.get(f"http://{address}/models").json()[0]["busy_threads"])
 
 
 class Load:
@@ -100,14 +105,14 @@ def test_draining_is_not_ready_and_says_close(tmp_path: Path) -> None:
 
 
 def test_what_is_in_flight_has_the_grace_to_finish(tmp_path: Path) -> None:
-    with process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=20.0) as server:
+    management = {"port": 0}
+    with process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=20.0, management=management) as server:
         answers: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{server.url}{PATH}", json=seconds(1.5), timeout=60))
         )
         asking.start()
-        eventually(lambda: httpx.get(f"{server.url}/v2/models/stats").status_code == 200)
-        time.sleep(0.3)
+        eventually(lambda: busy(server))
         server.terminate()
         asking.join(60)
         assert answers[0].status_code == 200
@@ -116,11 +121,11 @@ def test_what_is_in_flight_has_the_grace_to_finish(tmp_path: Path) -> None:
 
 def test_after_the_grace_a_model_that_hangs_does_not_keep_the_process(tmp_path: Path) -> None:
     with (
-        process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=0.3) as server,
+        process(tmp_path, [packages.sleeper(tmp_path)], lame_duck=0.0, grace=0.3, management={"port": 0}) as server,
         closing(http.client.HTTPConnection(server.address)) as asking,
     ):
         asking.request("POST", PATH, json.dumps(seconds(50.0)))
-        time.sleep(0.3)
+        eventually(lambda: busy(server))
         server.terminate()
         assert server.child.wait(20) == 0
         assert server.log[-1]["cut"] == 1

@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2
 
 from tests.realtime.grpc import calls
 from tests.realtime.grpc.calls import SERVICE, Request, details, each, infer, message, outputs, raw
+from tests.realtime.http_client import eventually
 from tests.realtime.packages import NUMBERS, sleeper
 from tests.realtime.serving import Served, served
 from tidemill.datatypes import DATATYPES
@@ -256,27 +257,26 @@ def seconds(*values: float) -> Any:
 
 def test_a_deadline_is_kept_by_the_server(slow) -> None:
     server, channel = slow
-    late = seconds(0.6)
+    late = seconds(1.0)
     late.parameters["timeout"].int64_param = 100_000
-    began = time.monotonic()
     failed(lambda: infer(channel)(late), grpc.StatusCode.DEADLINE_EXCEEDED, "deadline")
-    assert time.monotonic() - began < 0.55
+    assert server.server.service.endpoints.find("sleeper").batched.busy == 1, "it did not wait for the model"
     # By grpc-timeout both sides give up, each for itself.
     failed(lambda: infer(channel)(seconds(0.3), timeout=0.2), grpc.StatusCode.DEADLINE_EXCEEDED, "")
-    until(lambda: counted(server, "sleeper", "fail") == 2)
+    eventually(lambda: counted(server, "sleeper", "fail") == 2)
 
 
 def test_a_cancelled_call_never_begins(slow) -> None:
     server, channel = slow
     batched = server.server.service.endpoints.find("sleeper").batched
     busy = [infer(channel).future(seconds(0.5)) for _ in range(batched.workers)]
-    until(lambda: batched.busy == batched.workers)
+    eventually(lambda: batched.busy == batched.workers)
     cancelled = infer(channel).future(seconds(60))
-    until(lambda: batched.queued_rows == 1)
+    eventually(lambda: batched.queued_rows == 1)
     cancelled.cancel()
-    until(lambda: batched.queued_rows == 0)
+    eventually(lambda: batched.queued_rows == 0)
     assert [outputs(call.result(PATIENCE))["seconds"] for call in busy] == [[0.5]] * batched.workers
-    until(lambda: batched.idle)
+    eventually(lambda: batched.idle)
     assert counted(server, "sleeper") == batched.workers
 
 
@@ -284,9 +284,9 @@ def test_a_refusal_says_when_to_come_back(slow) -> None:
     server, channel = slow
     batched = server.server.service.endpoints.find("sleeper").batched
     busy = [infer(channel).future(seconds(0.4)) for _ in range(batched.workers)]
-    until(lambda: batched.busy == batched.workers)
+    eventually(lambda: batched.busy == batched.workers)
     waiting = infer(channel).future(seconds(0.0, 0.0))
-    until(lambda: batched.queued_rows == 2)
+    eventually(lambda: batched.queued_rows == 2)
     error = failed(lambda: infer(channel)(seconds(0.0)), grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full")
     assert details(error)["ErrorInfo"].reason == "OVERLOADED"
     assert details(error)["RetryInfo"].retry_delay.ToNanoseconds() > 0
@@ -303,14 +303,14 @@ def test_a_cancelled_stream_takes_its_work_with_it(slow) -> None:
         for _ in range(batched.workers):
             began = batched.busy
             yield seconds(0.5)
-            until(lambda began=began: batched.busy == began + 1)
+            eventually(lambda began=began: batched.busy == began + 1)
         yield from (seconds(0.0), seconds(60))
 
     call = infer_stream(channel)(requests())
-    until(lambda: batched.queued_rows == 2)
+    eventually(lambda: batched.queued_rows == 2)
     call.cancel()
-    until(lambda: batched.queued_rows == 0)
-    until(lambda: batched.idle)
+    eventually(lambda: batched.queued_rows == 0)
+    eventually(lambda: batched.idle)
     assert counted(server, "sleeper") == 0
 
 
@@ -430,10 +430,3 @@ def test_reflection(channel, package: str) -> None:
     assert [a.error_response.error_code for a in answers[3:5]] == [5, 5]
     assert answers[5].all_extension_numbers_response.base_type_name == "inference.ModelConfig"
     assert [a.error_response.error_code for a in answers[6:]] == [5, 3]
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.realtime import packages
-from tests.realtime.http_client import Client
+from tests.realtime.http_client import Client, eventually
 from tests.realtime.serving import Served, process, served
 from tidemill.errors import ConfigError
 from tidemill.realtime import ServeOptions, Server
@@ -352,11 +352,8 @@ def test_certificates_are_read_anew_under_load_and_no_request_fails(authority: A
             seen = {subject(server.port, authority)}
             for _ in range(3):
                 swap(authority, tls)
-                deadline = time.monotonic() + PATIENCE
-                while (serial := subject(server.port, authority)) in seen:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-                seen.add(serial)
+                eventually(lambda: subject(server.port, authority) not in seen)
+                seen.add(subject(server.port, authority))
         finally:
             over.set()
             for thread in threads:
@@ -400,10 +397,7 @@ def test_hangup_has_them_read_again(authority: Authority, tmp_path: Path) -> Non
         tmp_path, [packages.tabular(tmp_path)], tls={"cert": tls.cert, "key": tls.key}, lame_duck=0.0
     ) as server:
         server.child.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + PATIENCE
-        while not any(line["event"] == "the certificate was read again" for line in server.log):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        eventually(lambda: any(line["event"] == "the certificate was read again" for line in server.log))
         assert server.child.poll() is None
         server.terminate()
         assert server.child.wait(60) == 0
