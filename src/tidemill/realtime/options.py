@@ -104,9 +104,19 @@ class ServeOptions(Config, frozen=True, kw_only=True):
         if self.auth is not None:
             verifies = self.tls is not None and self.tls.client_ca is not None
             self.auth.check(verifies, watched=self.replicas is not None)
+        self._check_rate_limits()
         if self.replicas is not None and self.replicas.balancer != "socket":
             # Envoy ends the clients' TLS and connections: a replica sees neither certificates nor addresses.
             if self.auth is not None and self.auth.certificates:
                 raise ConfigError('auth.certificates: callers by certificate need replicas.balancer = "socket"')
             if self.rate_limits is not None and self.rate_limits.address is not None:
                 raise ConfigError('rate_limits.address: limits by address need replicas.balancer = "socket"')
+
+    def _check_rate_limits(self) -> None:
+        limits = self.rate_limits
+        known = self.auth is not None or (self.tls is not None and self.tls.client_ca is not None)
+        if limits is not None and limits.address is None and not known:
+            raise ConfigError(
+                "rate_limits: without auth or tls.client_ca nobody is known, and so nobody is limited; give one of them, "
+                "or rate_limits.address"
+            )

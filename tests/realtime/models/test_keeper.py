@@ -11,6 +11,7 @@ from tidemill.realtime import ServeOptions
 from tidemill.realtime.models.control import Load, Traffic, Unload
 from tidemill.realtime.models.keeper import Keeper
 from tidemill.realtime.models.options import EndpointOptions, RepositoryOptions, ShadowOptions, SplitOptions
+from tidemill.realtime.security.options import Rate, RateLimits
 
 
 def keeper(root: Path, **options: object) -> Keeper:
@@ -140,6 +141,9 @@ def test_tables_of_models_that_are_not_there_are_all_named(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as error:
         Keeper(options, [given]).begin()
     assert error.value.problems == ("aliases.fruad: there is no such model", "endpoints.froud: there is no such model")
+    limited = ServeOptions(rate_limits=RateLimits(endpoints={"fraud": Rate(), "froud": Rate()}))
+    with pytest.raises(ConfigError, match=r"^rate_limits\.endpoints\.froud: there is no such model\Z"):
+        Keeper(limited, [given]).begin()
     several = ServeOptions(endpoints={"fraud": EndpointOptions(versions="1..2")})
     with pytest.raises(ConfigError, match=r"endpoints\.fraud\.versions: it picks from a repository"):
         Keeper(several, [given]).begin()

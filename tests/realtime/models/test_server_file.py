@@ -135,6 +135,7 @@ def test_tables_that_contradict_each_other_are_told_with_their_path(file: Path) 
     [
         ('model_control = "poll"', r'^model_control: "poll" looks at a repository'),
         ('repository = { directory = ".", load = ["fraud"] }', r'^repository\.load: only model_control = "explicit"'),
+        ("rate_limits.default.requests = 5", r"^rate_limits: without auth or tls\.client_ca nobody is known"),
         ("grace = inf", r"grace: expected `float` <= 1000000\.0, got inf"),
         ('host = "a\\u0000b"', "host: expected `str` matching"),
         ('management = { host = "a b" }', r"management\.host: expected `str` matching"),

@@ -47,6 +47,7 @@ class Keeper:
         self._repository = options.repository
         self._explicit = options.model_control == "explicit"
         self._polled = options.model_control == "poll"
+        self._limited = () if options.rate_limits is None else tuple(options.rate_limits.endpoints)
         self._given: list[Wanted] = []
         self._found: dict[Place, Found] = {}
         self._broken: dict[Place, _Broken] = {}
@@ -79,7 +80,11 @@ class Keeper:
             self.asked = msgspec.structs.replace(self.asked, names=frozenset({*names, *wanted}))
         strange = [
             f"{table}.{name}: there is no such model"
-            for table, named in (("aliases", self.asked.aliases), ("endpoints", self.asked.endpoints))
+            for table, named in (
+                ("aliases", self.asked.aliases),
+                ("endpoints", self.asked.endpoints),
+                ("rate_limits.endpoints", self._limited),
+            )
             for name in named
             if name not in known
         ]
