@@ -117,6 +117,6 @@ class ServeOptions(Config, frozen=True, kw_only=True):
         known = self.auth is not None or (self.tls is not None and self.tls.client_ca is not None)
         if limits is not None and limits.address is None and not known:
             raise ConfigError(
-                "rate_limits: without auth or tls.client_ca nobody is known, and so nobody is limited; give one of them, "
-                "or rate_limits.address"
+                "rate_limits: without auth or tls.client_ca nobody is known, and so nobody is limited; give one of "
+                "them, or rate_limits.address"
             )
