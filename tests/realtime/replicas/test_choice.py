@@ -7,19 +7,17 @@ from tidemill.realtime.replicas.choice import choose_balancer, concurrency_withi
 
 
 @pytest.mark.parametrize(
-    ("service", "most", "grpc", "installed", "balancer", "because"),
+    ("service", "most", "installed", "balancer", "because"),
     [
-        (20e-6, 4, False, True, "socket", "a call takes 0.02 ms"),
-        (0.499e-3, 4, False, True, "socket", "46 µs"),
-        (0.5e-3, 4, False, True, "envoy", "46 µs"),
-        (20e-3, 4, False, False, "socket", "pip install 'tidemill[balancer]'"),
-        (20e-3, 1, True, True, "socket", "one replica"),
-        (20e-6, 2, True, True, "envoy", "gRPC keeps one connection"),
-        (20e-6, 2, True, False, "socket", "gRPC keeps one connection"),
+        (20e-6, 4, True, "socket", "a call takes 0.02 ms"),
+        (0.499e-3, 4, True, "socket", "46 µs"),
+        (0.5e-3, 4, True, "envoy", "46 µs"),
+        (20e-3, 4, False, "socket", "pip install 'tidemill[balancer]'"),
+        (20e-3, 1, True, "socket", "one replica"),
     ],
 )
-def test_the_balancer_follows_service_time_and_protocol(service, most, grpc, installed, balancer, because):
-    choice = choose_balancer(service, most_replicas=most, grpc=grpc, installed=installed)
+def test_the_balancer_follows_service_time(service, most, installed, balancer, because):
+    choice = choose_balancer(service, most_replicas=most, installed=installed)
     assert choice.balancer == balancer
     assert because in choice.reason
 

@@ -27,18 +27,16 @@ class Choice:
     reason: str
 
 
-def choose_balancer(service: float, *, most_replicas: int, grpc: bool, installed: bool) -> Choice:
+def choose_balancer(service: float, *, most_replicas: int, installed: bool) -> Choice:
     """`--balancer auto`: by the seconds of one single-row call, the slowest model's.
 
-    `grpc`: clients that keep one HTTP/2 connection are expected, whose requests a shared socket cannot spread.
     `installed`: Envoy is there (extra `balancer`).
     """
-    cost = f"Envoy costs about {ENVOY_COST * 1e6:.0f} µs of CPU a request and a call takes {service * 1e3:.3g} ms"
+    why = f"Envoy costs about {ENVOY_COST * 1e6:.0f} µs of CPU a request and a call takes {service * 1e3:.3g} ms"
     if most_replicas < 2:
         return Choice("socket", "one replica needs no balancer")
-    why = "gRPC keeps one connection, which only Envoy spreads over replicas" if grpc else cost
-    if not grpc and service < WORTH_ENVOY:
-        return Choice("socket", cost)
+    if service < WORTH_ENVOY:
+        return Choice("socket", why)
     if not installed:
         return Choice("socket", f"{why}; but Envoy is not installed: pip install 'tidemill[balancer]'")
     return Choice("envoy", why)

@@ -17,7 +17,7 @@ from time import monotonic
 
 import orjson
 
-from tidemill.errors import ConfigError, MissingExtra, TidemillError
+from tidemill.errors import MissingExtra, TidemillError
 from tidemill.realtime.http import create_listener, stop_handshakes
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.backoff import Backoff
@@ -57,13 +57,11 @@ class Envoy:
     """One Envoy. Belongs to the event loop's thread."""
 
     def __init__(self, options: ServeOptions, directory: Path, threads: int) -> None:
-        """`directory` is private. Raises MissingExtra without the binary, ConfigError for what Envoy cannot do."""
+        """`directory` is private. Raises MissingExtra without the binary."""
         binary = installed()
         if binary is None:
             raise MissingExtra("the balancer envoy", "balancer")
         tls = options.tls
-        if options.auth is not None and options.auth.certificates:
-            raise ConfigError("auth.certificates: Envoy does not tell replicas whose a certificate is; use the socket")
         self._binary = binary
         self._directory = directory
         self._threads = threads

@@ -179,10 +179,7 @@ class Supervisor:
         """`auto`: now that calls are measured, leave replicas on their socket or put Envoy in front of them."""
         told = [child.ready for child in self.fleet.of(Phase.READY) if child.ready is not None]
         service = max([one.call_seconds for one in told], default=0.0)
-        certificates = self._options.auth is not None and self._options.auth.certificates
-        choice = choose_balancer(
-            service, most_replicas=self._policy.most, grpc=False, installed=installed() is not None and not certificates
-        )
+        choice = choose_balancer(service, most_replicas=self._policy.most, installed=installed() is not None)
         log.info("balancer", extra={"balancer": choice.balancer, "reason": choice.reason})
         if choice.balancer == "socket":
             return
