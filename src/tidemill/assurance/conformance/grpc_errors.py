@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from tidemill.assurance.conformance.grpc_about import FAILURE, live, refused, se
 from tidemill.assurance.conformance.grpc_infer import request_of
 from tidemill.assurance.conformance.rest_about import NOBODY
 from tidemill.assurance.conformance.subject import Subject
+from tidemill.assurance.conformance.tensors import Tensor, unusual
 from tidemill.assurance.conformance.wire import SERVICE
 from tidemill.realtime.protocols.grpc.messages import message
 from tidemill.realtime.protocols.grpc.status import GrpcCode
@@ -95,14 +96,28 @@ def _unknown_method(subject: Subject) -> str:
     return ""
 
 
-def _no_rows(subject: Subject) -> Any:
-    subject.batched()
-    empty = [replace(t, array=t.array[:0]) for t in subject.sampled()]
+def _of_tensors(subject: Subject, tensors: Sequence[Tensor]) -> Any:
     made = message("inference.ModelInferRequest")(model_name=subject.model)
-    for tensor in empty:
+    for tensor in tensors:
         made.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.array.shape)
         made.raw_input_contents.append(tensor.raw())
     return made
+
+
+def _no_rows(subject: Subject) -> Any:
+    subject.calls()
+    subject.batched()
+    return _of_tensors(subject, [replace(t, array=t.array[:0]) for t in subject.sampled()])
+
+
+def _unusual(subject: Subject) -> Any:
+    subject.calls()
+    return _of_tensors(subject, unusual(subject.sampled()))
+
+
+def _twice(subject: Subject) -> Any:
+    subject.calls()
+    return _of_tensors(subject, [*subject.sampled(), subject.sampled()[0]])
 
 
 def _still(subject: Subject) -> str:
@@ -165,6 +180,8 @@ GRPC_ERRORS = Chapter(
         Case("typed in another field", REQUIRED, TYPED, refused("ModelInfer", _typed_first(_another_field))),
         Case("negative dimension", REQUIRED, MATCH, refused("ModelInfer", first(with_shape(-1)))),
         Case("no rows", OPEN, "OIP does not speak of empty batches", seen("ModelInfer", _no_rows)),
+        Case("NaN and infinity", OPEN, "OIP does not speak of them", seen("ModelInfer", _unusual)),
+        Case("an input sent twice", OPEN, "OIP does not speak of two inputs of one name", seen("ModelInfer", _twice)),
         Case("bytes that are no message", OPEN, "gRPC names no status for a message that cannot be read", _garbage),
         Case("unknown method", OPTIONAL, 'gRPC: "Method not found", UNIMPLEMENTED', _unknown_method),
         Case("alive", REQUIRED, 'OIP: "indicates if the inference server is able to receive and respond"', _still),

@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from tidemill.assurance.conformance.case import OPTIONAL, Case, Chapter, Failed, Skipped, expect, of
+from tidemill.assurance.conformance.case import OPEN, OPTIONAL, Case, Chapter, Failed, Skipped, expect, of
 from tidemill.assurance.conformance.subject import JSON_SIZE, Subject, read_outputs, refusal
-from tidemill.assurance.conformance.tensors import Tensor, differ, edges
+from tidemill.assurance.conformance.tensors import Tensor, differ, edges, unusual
 
 __all__ = ["BINARY"]
 
@@ -158,6 +158,12 @@ def _stated(change: Callable[[int], Any]) -> Callable[[Subject], str]:
     return check
 
 
+def _unusual(subject: Subject) -> str:
+    body, headers = _body(unusual(_offered(subject)), lambda _: True)
+    reply = subject.post(body, headers)
+    return "HTTP 200" if reply.status == 200 else reply.told()
+
+
 def _listed(subject: Subject) -> str:
     if EXTENSION not in subject.extensions:
         raise Skipped("not listed")
@@ -227,6 +233,7 @@ BINARY = Chapter(
             'Binary: "All tensor data types are representable as binary data in the native size of the data type."',
             _edges,
         ),
+        Case("NaN and infinity in bytes", OPEN, "Binary: what a model takes is not said", _unusual),
         Case("length beyond the body", OPTIONAL, GIVEN, _length(lambda size: str(size * 1000))),
         Case("length within the JSON", OPTIONAL, GIVEN, _length(lambda size: str(size - 5))),
         Case("length that is no number", OPTIONAL, GIVEN, _length(lambda _: "some")),
