@@ -1,9 +1,16 @@
 """What is chosen by measurement, and the reason given."""
 
+from typing import Any
+
 import pytest
 
+from tidemill.errors import ConfigError
 from tidemill.prediction.profile import Profile
+from tidemill.realtime import ServeOptions
 from tidemill.realtime.replicas.choice import choose_balancer, concurrency_within
+from tidemill.realtime.replicas.options import ReplicaOptions
+from tidemill.realtime.security.options import AuthOptions, Rate, RateLimits
+from tidemill.realtime.security.tls import TlsOptions
 
 
 @pytest.mark.parametrize(
@@ -37,3 +44,26 @@ def test_a_model_that_costs_nothing_is_bounded_by_what_a_request_costs():
 
 def test_a_replica_holds_at_least_one_request_a_worker():
     assert concurrency_within(Profile((1,), (3.0,)), 0.1, workers=4, most_rows=64) == 4
+
+
+@pytest.mark.parametrize("balancer", ["auto", "envoy", "socket"])
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        (
+            "auth.certificates",
+            {
+                "auth": AuthOptions(certificates={"shop": ("infer",)}),
+                "tls": TlsOptions(cert="c", key="k", client_ca="a"),
+            },
+        ),
+        ("rate_limits.address", {"rate_limits": RateLimits(address=Rate(requests=1.0))}),
+    ],
+)
+def test_what_needs_the_clients_own_connection_needs_the_socket(field: str, options: dict[str, Any], balancer: Any):
+    served = ServeOptions(replicas=ReplicaOptions(balancer=balancer), **options)
+    if balancer == "socket":
+        served.check()
+    else:
+        with pytest.raises(ConfigError, match=rf'{field}.* need replicas\.balancer = "socket"'):
+            served.check()
