@@ -250,6 +250,35 @@ def test_httpx_is_served_while_the_server_makes_ready_to_stop() -> None:
         assert drained.result(20) == 0
 
 
+def test_httpx_keeps_its_connection_while_others_are_to_take_another() -> None:
+    """A replica that holds too many hands some on: of a client that asks several things at once one would be lost."""
+
+    def late(asked: Request) -> None:
+        asyncio.get_running_loop().call_later(0.05, lambda: asked.reply(200, asked.body))
+
+    with serving(late) as running:
+        url = f"http://127.0.0.1:{running.port}/"
+
+        async def ask() -> list[bytes]:
+            async with httpx.AsyncClient(http1=False, http2=True, timeout=20) as client:
+                found = []
+                for _ in range(10):
+                    answers = [asyncio.create_task(client.post(url, content=b"2")) for _ in range(5)]
+                    while not all(one.done() for one in answers):
+                        running.loop.call_soon_threadsafe(running.server.shed, 1)
+                        await asyncio.sleep(0.005)
+                    found += [(await one).content for one in answers]
+                return found
+
+        assert asyncio.run(ask()) == [b"2"] * 50
+        with running.client() as plain:
+            # One of HTTP/1.1 beside it is told, with the answer that it waits for.
+            plain.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1")
+            eventually(lambda: running.call(lambda: running.server.in_flight) == 1)
+            running.call(lambda: running.server.shed(1))
+            assert plain.answer().closes
+
+
 def test_idle_connections_close_at_once_and_what_is_not_answered_is_cut() -> None:
     held: list[Request] = []
     with serving(held.append) as running, Http2Client(running.port) as idle, Http2Client(running.port) as busy:

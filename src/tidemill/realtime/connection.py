@@ -346,6 +346,11 @@ class Connection(Reader, asyncio.Protocol):
         """The server goes away: say so with the next answer."""
         self.careful = self._warned = True
 
+    @property
+    def movable(self) -> bool:
+        """Whether the client loses nothing by being told to open another connection."""
+        return True
+
     def move(self, now: float) -> None:
         """The client is to open another connection: it is told with the next answer."""
         self.warn()

@@ -135,7 +135,7 @@ class HttpServer:
         connections = self._plane.connections
         self._moving &= connections
         if len(self._moving) < many:
-            asking = (one for one in connections - self._moving if one.outstanding)
+            asking = (one for one in connections - self._moving if one.outstanding and one.movable)
             self._moving.update(itertools.islice(asking, many - len(self._moving)))
         now = monotonic()
         for one in tuple(self._moving):

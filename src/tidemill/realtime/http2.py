@@ -221,7 +221,7 @@ class Http2Connection(Incoming, asyncio.Protocol):
         self._flush()
 
     def move(self, now: float) -> None:
-        """The client is to open another connection. Called again and again until this one is closed."""
+        """The client, `movable`, is to open another connection. Called again and again until this one is closed."""
         self.retire(now)
 
     def cut(self) -> int:

@@ -64,6 +64,7 @@ class Incoming(Outgoing):
         "_reader",
         "_settled",
         "caller",
+        "movable",
     )
 
     def __init__(self, plane: Plane, send: Callable[[bytes], None], caller: str, now: float) -> None:
@@ -72,6 +73,8 @@ class Incoming(Outgoing):
         self._reader = HeaderReader(plane.limits)
         # The client has sent SETTINGS; acknowledged ours; asked something; answered the PING of a server that leaves.
         self._greeted = self._settled = self._heard = self._pong = False
+        # Clients of gRPC go elsewhere while they ask, when they are told to. Python's h2 would lose what is under way.
+        self.movable = False
         self._last_id = 0
         self._most_body = plane.limits.max_body_bytes
         self._most_streams = plane.limits.max_streams
@@ -280,6 +283,7 @@ class Incoming(Outgoing):
             Http2Request(stream, self, plane).refuse(refusal)
             return
         if head.grpc and plane.streams is not None:
+            self.movable = True
             try:
                 plane.streams(stream)
             except Exception:

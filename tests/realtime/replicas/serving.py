@@ -164,8 +164,10 @@ def fleet(
 class Callers:
     """Clients that ask without pause, each on its kept connection; every request has a mark and an outcome."""
 
-    def __init__(self, address: str, many: int, seconds: float = 0.0, path: str = PATH, first: int = 0) -> None:
-        """Caller i marks its requests from (first + i) millions on."""
+    def __init__(
+        self, address: str, many: int, seconds: float = 0.0, path: str = PATH, first: int = 0, kept: bool = True
+    ) -> None:
+        """Caller i marks its requests from (first + i) millions on; each on a connection of its own unless `kept`."""
         self.answered: Counter[int] = Counter()
         """Answers by the process that gave them."""
         self.refused = 0
@@ -174,6 +176,7 @@ class Callers:
         self.sent = 0
         self.enough = threading.Event()
         self._address, self._seconds, self._path = address, seconds, path
+        self._headers = {} if kept else {"connection": "close"}
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(first + i,), daemon=True) for i in range(many)]
         for thread in self._threads:
@@ -199,7 +202,7 @@ class Callers:
                     mark += 1
                     with self._lock:
                         self.sent += 1
-                    connection.request("POST", self._path, body(mark, self._seconds))
+                    connection.request("POST", self._path, body(mark, self._seconds), self._headers)
                     answer = connection.getresponse()
                     content = answer.read()
                     self._note(mark, answer.status, content)

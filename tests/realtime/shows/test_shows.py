@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.realtime.http_client import eventually
-from tests.realtime.replicas.serving import PATH, Callers, Fleet, ask, body, fleet
+from tests.realtime.replicas.serving import PATH, Callers, Fleet, ask, body, fleet, marked
 from tests.realtime.shows.ledger import COMPUTES, Ledger, account
 
 TIMES = int(os.environ.get("SHOWS", "1"))
@@ -163,3 +163,25 @@ class Slowloris:
         self._thread.join()
         for one in self._open:
             one.close()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_of_the_supervisor_while_a_replica_starts_loses_nothing(tmp_path: Path, end: signal.Signals) -> None:
+    slow = tmp_path / "slow"
+    load = f"import time; time.sleep(6.0 * os.path.exists({str(slow)!r}))"
+    for turn in range(TIMES):
+        directory = tmp_path / str(turn)
+        directory.mkdir()
+        with fleet(directory, [marked(directory, load=load)], TWO, grace=20.0) as server:
+            # A connection for each request: some always wait to be accepted.
+            callers = Callers(server.address, many=CALLERS, kept=False)
+            callers.go_on(100)
+            slow.touch()
+            server.child.send_signal(signal.SIGHUP)
+            server.wait_for("listening", 4)
+            callers.go_on(50)
+            server.child.send_signal(end)
+            eventually(lambda: len(server.events("stopped")) == 3, 60)
+            callers.finish()
+            slow.unlink()
+        assert callers.lost == []

@@ -123,7 +123,9 @@ class Replica:
         control.alone()
         drain = self._drain.result()
         server.options = msgspec.structs.replace(server.options, lame_duck=drain.lame_duck)
-        server.http.leaves_queue = self._public is not None and not drain.last
+        # One that has nothing to serve yet leaves what waits to those that do.
+        others = self._seats is not None and self._seats.others and self._server is None
+        server.http.leaves_queue = self._public is not None and (not drain.last or others)
         await server.drain()
         await watched.drain(0.0, 0.0)
         if os.getppid() != self._supervisor:
