@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,8 @@ def run(
     model: str | None = None,
     given: Path | None = None,
     hostile: bool = False,
-    tell: Callable[[Result], None] = lambda _: None,
 ) -> Report:
-    """Hold a server to every case, one after another; `tell` is called with each result.
+    """Hold a server to every case, one after another.
 
     `hostile` adds requests that have been seen to end a server's process.
     `given` is a file with an inference request whose inputs are used as the sample. Raises ConfigError where nobody
@@ -96,7 +95,6 @@ def run(
                     elif result.lost and not rest.reachable():
                         ended = f"the server has ended at {chapter.name}: {case.name}"
                 results.append(result)
-                tell(result)
     finally:
         rest.close()
         if calls is not None:
