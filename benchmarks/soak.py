@@ -42,7 +42,7 @@ WORKERS = 16
 REQUESTS = 300
 SEED = 20261124
 # Of the soaked time, what memory has to reach its level; and what the planted leak runs for, a part of it to begin.
-WARM_UP = 0.2
+WARM_UP = 0.4
 LEAKING = 0.3
 LEAK_SETTLES = 0.25
 CAPACITY_S = 10.0
@@ -306,7 +306,7 @@ def _read_counts(page: str) -> Counter[str]:
 
 def _errors(log: str) -> list[str]:
     lines = [orjson.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return [orjson.dumps(line).decode() for line in lines if line["level"] not in ("debug", "info")]
+    return [orjson.dumps(line).decode() for line in lines if line["level"] in ("error", "critical")]
 
 
 def _open_files(pid: int) -> int:
