@@ -167,7 +167,8 @@ class Server:
     async def apply(self, desired: Desired) -> Failures:
         """Serve what somebody else has decided on, and be ready. Returns why which version is not served."""
         failures = await self.models.apply(desired)
-        if self.service.state is State.LOADING:
+        # Where nothing of it can be had, whoever decides tries something else, or ends this.
+        if self.service.state is State.LOADING and (self.service.endpoints.names or not failures):
             self._ready()
         return failures
 

@@ -190,12 +190,28 @@ def test_a_broken_package_ends_it_as_it_ends_a_single_process(tmp_path: Path) ->
     with fleet(tmp_path, [package], TWO, ready=False) as server:
         code = server.child.wait(60)
         said = server.text.splitlines()[-1]
+        assert server.events("ready") == []
     with pytest.raises(AssertionError, match="the server ended"), process(tmp_path, [package], until="ready"):
         pass
     single = (tmp_path / "server.log").read_text().splitlines()[-1]
     assert code == 1
     assert "IntegrityError" in said
     assert said == single
+
+
+def test_a_repository_without_a_whole_package_is_waited_for(tmp_path: Path) -> None:
+    package = marked(tmp_path)
+    source = (package / "model.py").read_text()
+    (package / "model.py").write_text("class Model: pass")
+    home = tmp_path / "repository" / "marked" / "1"
+    home.parent.mkdir(parents=True)
+    package.rename(home)
+    repository = {"directory": str(home.parent.parent), "interval": 0.1}
+    with fleet(tmp_path, [], TWO, repository=repository, model_control="poll") as server:
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        assert ask(server.url).status_code == 404
+        (home / "model.py").write_text(source)
+        eventually(lambda: ask(server.url).status_code == 200)
 
 
 def test_what_ends_each_time_it_starts_is_given_up_after_some_tries(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def options_of_one(options: ServeOptions, replicas: int, counters: str, shares: 
         port_file=None,
         replicas=None,
         repository=None,
+        model_control="none",
         management=ManagementOptions(),
         counters_dir=counters,
         cores=max(1, (options.cores or cpu_budget()) // replicas),
