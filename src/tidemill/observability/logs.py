@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import select
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 
@@ -68,9 +69,33 @@ class Sparing(logging.Filter):
         return True
 
 
+class _Unhurried(logging.StreamHandler[TextIO]):
+    """Leaves out what whoever reads the log has no room for: answers wait for no log. The next line tells how many."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._unwritten = 0
+        self._pipe = select.poll()
+        try:
+            self._pipe.register(stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):
+            self._waits = False  # no file
+        else:
+            self._waits = True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # What is ready takes a page without waiting, or is gone, which the write finds out.
+        if self._waits and not self._pipe.poll(0):
+            self._unwritten += 1
+            return
+        if self._unwritten:
+            record.unwritten, self._unwritten = self._unwritten, 0
+        super().emit(record)
+
+
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Write the whole process's logs and warnings as JSON lines to stderr, in place of what was set up before."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Unhurried(sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(Sparing())
     root = logging.getLogger()

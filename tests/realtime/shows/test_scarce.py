@@ -1,5 +1,6 @@
 """Servers whose machine runs out of something: they say of what, serve on, and are whole again once it is back."""
 
+import json
 import resource
 import signal
 import socket
@@ -102,6 +103,35 @@ def test_no_room_for_counters(tmp_path: Path) -> None:
         assert len(callers.lost) <= 4, "what the killed one had"
         assert not [line for line in server.log if "supervisor is gone" in line["event"]]
         assert ask(server.url).status_code == 200
+
+
+def test_a_log_that_nobody_reads_holds_up_no_answer(tmp_path: Path) -> None:
+    package = packages.twice(tmp_path)
+    program = (
+        "import sys; from tidemill.realtime import ServeOptions, serve; "
+        "serve(sys.argv[1:], ServeOptions(port=0, access_log=True, lame_duck=0.0))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, package], stderr=subprocess.PIPE) as child:
+        try:
+            assert child.stderr is not None
+            lines = map(json.loads, child.stderr)
+            address = next(line["address"] for line in lines if line["event"] == "ready")
+            sent = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+            many = 1000  # their lines are more than a pipe holds
+            with httpx.Client(base_url=f"http://{address}") as client:
+                for _ in range(many):
+                    assert client.post("/v2/models/twice/infer", json=sent).status_code == 200
+                told = [next(lines) for _ in range(100)]
+                # There is room again.
+                assert client.post("/v2/models/twice/infer", json=sent).status_code == 200
+            child.send_signal(signal.SIGTERM)
+            told += list(lines)
+        finally:
+            child.kill()
+    requests = [line for line in told if line["event"] == "request"]
+    unwritten = sum(line.get("unwritten", 0) for line in told)
+    assert unwritten > 0
+    assert len(requests) + unwritten == many + 1
 
 
 def test_signals_in_a_storm_are_heeded_once_or_twice(tmp_path: Path) -> None:
