@@ -215,6 +215,9 @@ def test_what_was_edited_is_not_written_over(tmp_path, package):
     [
         (["--name", "Churn_1"], "expected at most 40 of a-z"),
         (["--cpu", "0"], "expected a number of cores above 0"),
+        (["--cpu", "nan"], "expected a number of cores above 0"),
+        (["--memory", "lots"], "memory: expected bytes as Kubernetes writes them"),
+        (["--memory", "512m"], "memory: expected bytes as Kubernetes writes them"),
     ],
 )
 def test_what_no_manifest_can_say_is_refused(tmp_path, package, arguments, says):

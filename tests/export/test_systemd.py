@@ -79,6 +79,21 @@ def test_a_path_that_no_unit_can_name_is_refused(server_toml):
         systemd(read_site(server_toml, "churn"), Host(program=Path("/opt/my venv/bin/tidemill")))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--memory", "2Gi"], "memory: expected bytes as systemd writes them"),
+        (["--memory", "2G\nUser=root"], "memory: expected bytes as systemd writes them"),
+        (["--cpu", "nan"], "expected a number of cores above 0"),
+    ],
+)
+def test_what_no_unit_can_say_is_refused(tmp_path, package, arguments, says):
+    done = tidemill("export", "systemd", package, "--out", tmp_path / "u", *arguments)
+    assert done.exit_code == 2
+    assert says in done.output
+    assert not (tmp_path / "u").exists()
+
+
 @pytest.mark.parametrize("replicas", [[], ["--replicas", "2", "--balancer", "socket"]], ids=["one", "two"])
 def test_a_manager_hears_of_ready_and_stopping(tmp_path, package, replicas):
     address = tmp_path / "notify"

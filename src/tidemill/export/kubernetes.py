@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ METRIC = "tidemill_requests_in_flight"
 LAME_DUCK = 5.0
 # Past the grace, for the process to end.
 MARGIN = 5
+# Not with m, for a thousandth of a byte: nobody means it.
+QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([KMGTPE]i|[kMGTPE])?\Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +53,10 @@ class Cluster:
 
 def kubernetes(site: Site, cluster: Cluster) -> dict[str, str]:
     """Manifests by file name. Raises ConfigError for what cannot be said in them."""
-    if cluster.cpu <= 0:
+    if not 0 < cluster.cpu < math.inf:
         raise ConfigError(f"cpu: expected a number of cores above 0, got {cluster.cpu:g}")
+    if QUANTITY.match(cluster.memory) is None:
+        raise ConfigError(f"memory: expected bytes as Kubernetes writes them, as 512Mi or 2Gi, got {cluster.memory!r}")
     options = site.options
     container = Container(cluster.image, cluster.cpu, cluster.memory)
     lame_duck = max(options.lame_duck, LAME_DUCK)

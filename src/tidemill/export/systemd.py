@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ __all__ = ["Host", "systemd"]
 
 # Past the grace, for the process to end.
 MARGIN = 5
+SIZE = re.compile(r"[0-9]+[KMGT]?\Z")
 # What systemd hides from a service, wherever the interpreter and the packages are.
 HIDDEN = ("/home", "/root", "/run/user")
 
@@ -28,7 +30,11 @@ class Host:
 
 
 def systemd(site: Site, host: Host) -> dict[str, str]:
-    """The unit and its `server.toml`, by file name."""
+    """The unit and its `server.toml`, by file name. Raises ConfigError for what cannot be said in them."""
+    if SIZE.match(host.memory) is None:
+        raise ConfigError(f"memory: expected bytes as systemd writes them, as 512M or 2G, got {host.memory!r}")
+    if host.cpu is not None and not 0 < host.cpu < math.inf:
+        raise ConfigError(f"cpu: expected a number of cores above 0, got {host.cpu:g}")
     program = host.program or Path(sys.executable).with_name("tidemill")
     if any(sign in str(program) for sign in ' "%$\\'):
         raise ConfigError(f"{program}: a unit cannot name it; install Tidemill at a path without blanks and signs")
