@@ -19,7 +19,7 @@ import psutil
 from benchmarks.machine import BIN, ROOT, pinned
 from benchmarks.model import Model
 
-COMPILED = ROOT / "build/compiled"
+COMPILED = ROOT / "build/compiled"  # `make compiled`
 START_S = 60.0
 STOP_S = 15.0
 Check = Callable[[bytes, bytes], bool]
@@ -112,7 +112,7 @@ def tidemill(model: Model, bodies: list[bytes], *, interpreted: bool = False) ->
     key, label = "tidemill", "tidemill serve"
     if interpreted:
         key, label = "interpreted", "the same, interpreted"
-    elif COMPILED.exists():
+    elif is_compiled():
         command = ["env", f"PYTHONPATH={COMPILED}", *command]
     return Server(key, label, command, port, model.path, right, ready="/v2/health/ready")
 
@@ -150,6 +150,11 @@ def same_values(outputs: list[dict[str, Any]], expected: dict[str, list[float]])
     return found.keys() == expected.keys() and all(
         _float32(found[name]) == _float32(values) for name, values in expected.items()
     )
+
+
+def is_compiled() -> bool:
+    """Whether `make compiled` was run, to its end."""
+    return (COMPILED / ".done").exists()
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ from benchmarks import model
 from benchmarks.load import Load, wrk, wrk_path
 from benchmarks.machine import ROOT, Cores, cores, pinned
 from benchmarks.open_loop import OpenLoad
-from benchmarks.servers import COMPILED, Running, granian_echo, raw_echo, started, tidemill
+from benchmarks.servers import Running, granian_echo, is_compiled, raw_echo, started, tidemill
 
 CONNECTIONS = (1, 16, 64, 512)
 BODIES = 64
@@ -77,7 +77,7 @@ def run(out: Path, settings: Settings) -> HttpResult:
     logs = out / "logs"
     mode, tasks = _best_granian(lines, bodies, places, settings, logs)
     servers = [raw_echo(), granian_echo(mode, tasks), tidemill(trained, bodies)]
-    servers += [tidemill(trained, bodies, interpreted=True)] if COMPILED.exists() else []
+    servers += [tidemill(trained, bodies, interpreted=True)] if is_compiled() else []
     with ExitStack() as stack:
         running = [stack.enter_context(started(s, places.server, bodies, logs)) for s in servers]
         loads = _rounds(running, lines, places, settings)
@@ -97,7 +97,7 @@ def run(out: Path, settings: Settings) -> HttpResult:
         open_limit=limit,
         rss_mb=memory,
         request_bytes=len(bodies[0]),
-        compiled=COMPILED.exists(),
+        compiled=is_compiled(),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from benchmarks import servers
 from benchmarks.load import wrk
 from benchmarks.machine import ROOT, cores, describe
 from benchmarks.open_loop import Client
@@ -56,10 +57,11 @@ def test_open_loop_counts_what_is_not_a_200() -> None:
     bad = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
     with answering([good, bad, good]) as port:
         client = Client(port, "/", BODIES, connections=1)
-        # The fourth request and those after it meet a closed connection.
+        # The fourth request and those after it meet a closed connection; that one may be sent before it is known.
         load = client.run(rate=100, seconds=0.2, seed=1)
         client.close()
-    assert (load.sent, load.answered) == (3, 2)
+    assert load.answered == 2
+    assert 3 <= load.sent <= 4
     assert load.errors > 5
 
 
@@ -93,7 +95,8 @@ def test_wrk_reports_errors(tmp_path: Path) -> None:
 
 @needs_wrk
 @pytest.mark.timeout(240)
-def test_http_part(tmp_path: Path) -> None:
+def test_http_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "COMPILED", tmp_path / "nothing")  # another test may be building it
     settings = Settings(rounds=1, seconds=1, connections=(1, 64), open_seconds=0.3, shares=(0.2,))
     result = run(tmp_path, settings)
     assert {x.server for x in result.loads} == {"raw_echo", "granian", "tidemill"}
