@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -131,17 +134,18 @@ def started(server: Server, core: int, bodies: list[bytes], logs: Path) -> Itera
 def ready(server: Server, command: list[str], log_file: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The server started with `command` and ready; stopped at the end. Its output goes to the file."""
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             _await(server, process, log_file)
             yield process
         finally:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # Some servers leave their workers behind.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def same_values(outputs: list[dict[str, Any]], expected: dict[str, list[float]]) -> bool:
