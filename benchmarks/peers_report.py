@@ -66,7 +66,7 @@ The same model, requests and core. "Default" is the way of each peer's own first
 throughput as far as we found them (merged calls, one process, no typed models; `benchmarks/peers/`). Triton is the
 binary of the `nvidia-pytriton` wheel, which has no ONNX Runtime backend: its model runs ONNX Runtime in the Python
 backend. Every server answered every request with ONNX Runtime's own values before it was timed. Each load of a peer was
-followed by one of Tidemill ({result.settings.rounds} × {result.settings.seconds} s each); medians.
+followed by one of Tidemill ({result.settings.rounds} of {result.settings.seconds} s each); medians.
 
 {table(header, figures)}
 
