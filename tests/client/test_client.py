@@ -184,7 +184,8 @@ def test_metadata_is_asked_for_once_and_again_after_a_refusal(homes):
 
 
 def test_threads_share_a_client(server):
-    with tidemill.Client(f"http://{server.address}", max_connections=4) as client, ThreadPoolExecutor(8) as pool:
+    url = f"http://{server.address}"
+    with tidemill.Client(url, max_connections=4, timeout=60) as client, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(client.predict, "fragile", {"x": [float(i) ** 2]}) for i in range(200)]
         assert [float(one.result()["root"][0]) for one in asked] == list(range(200))
 
