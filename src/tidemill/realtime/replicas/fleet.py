@@ -377,6 +377,8 @@ class Fleet:
                 return
         child.ready = message
         child.phase = Phase.READY
+        if not message.failing:
+            child.sound_at = monotonic()
         self._failed_starts = 0
         self.start_seconds = monotonic() - child.started_at
         log.info("replica ready", extra={"replica": child.number, "seconds": round(self.start_seconds, 3)})

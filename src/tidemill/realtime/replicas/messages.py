@@ -56,13 +56,15 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
 
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """From a replica: its models are loaded and warmed up. Expected seconds of a call of one row, of its slowest
-    model; the shortest SLO; how many requests at a time can all be answered within it.
+    model; the shortest SLO; how many requests at a time can all be answered within it; the model that fails its own
+    samples from the start.
     """
 
     not_served: tuple[NotServed, ...]
     call_seconds: float
     slo_seconds: float
     concurrency: float
+    failing: str = ""
 
 
 class Apply(Message, frozen=True, kw_only=True, tag="apply"):

@@ -149,7 +149,7 @@ class Replica:
                     connections=server.http.connections,
                     cpu_seconds=time.process_time(),
                     stuck=stuck and f"a call of model {stuck} does not return",
-                    failing=next((one.name for one in endpoints if one.failing), ""),
+                    failing=_failing(endpoints),
                 )
             )
             self._give_way(server)
@@ -212,7 +212,12 @@ def _ready(endpoints: list[Endpoint], failures: Failures) -> Ready:
         call_seconds=max([one.batched.profile.cost(1) for one in endpoints], default=0.0),
         slo_seconds=min([one.slo for one in endpoints], default=0.0),
         concurrency=min([_concurrency(one) for one in endpoints], default=1.0),
+        failing=_failing(endpoints),
     )
+
+
+def _failing(endpoints: list[Endpoint]) -> str:
+    return next((one.name for one in endpoints if one.failing), "")
 
 
 def _concurrency(endpoint: Endpoint) -> float:
