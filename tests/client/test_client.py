@@ -185,7 +185,7 @@ def test_metadata_is_asked_for_once_and_again_after_a_refusal(homes):
 
 def test_threads_share_a_client(server):
     url = f"http://{server.address}"
-    # As many connections as threads: with fewer, under heavy load, httpx's pool has lost a call in some twenty thousand.
+    # As many connections as threads: with fewer, under heavy load, a call in some twenty thousand had no answer.
     with tidemill.Client(url, max_connections=8, timeout=60) as client, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(client.predict, "fragile", {"x": [float(i) ** 2]}) for i in range(200)]
         assert [float(one.result()["root"][0]) for one in asked] == list(range(200))
