@@ -1,9 +1,9 @@
 """Both clients against a real server: the same answers and errors as the model in this process gives."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 import tidemill
+from tests.realtime.http_client import eventually
 from tests.realtime.serving import served
 from tidemill.datatypes import DATATYPES
 from tidemill.errors import (
@@ -159,20 +160,24 @@ def test_nobody_there_is_not_ready_and_not_reached(ask):
         ask(url, "wait_ready", "m", timeout=0.3)
 
 
+class Recorded(httpx.HTTPTransport):
+    """Notes what is sent."""
+
+    def __init__(self, asked: list[str]) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(f"{request.method} {request.url.path}")
+        return super().handle_request(request)
+
+
 def test_metadata_is_asked_for_once_and_again_after_a_refusal(homes):
     asked: list[str] = []
-
-    def paths(made: tidemill.Client) -> Callable[..., Any]:
-        original = made._http.stream
-
-        def stream(method: str, path: str, **more: Any) -> Any:
-            asked.append(f"{method} {path}")
-            return original(method, path, **more)
-
-        return stream
-
-    with served([homes["fragile"]]) as one, tidemill.Client(f"http://{one.address}") as client:
-        client._http.stream = paths(client)  # type: ignore[method-assign]
+    with (
+        served([homes["fragile"]]) as one,
+        tidemill.Client(f"http://{one.address}", transport=Recorded(asked)) as client,
+    ):
         for _ in range(3):
             client.predict("fragile", {"x": [4.0]})
         assert asked == ["GET /v2/models/fragile"] + ["POST /v2/models/fragile/infer"] * 3
@@ -185,16 +190,45 @@ def test_metadata_is_asked_for_once_and_again_after_a_refusal(homes):
 
 def test_threads_share_a_client(server):
     url = f"http://{server.address}"
-    # As many connections as threads: with fewer, under heavy load, a call in some twenty thousand had no answer.
-    with tidemill.Client(url, max_connections=8, timeout=60) as client, ThreadPoolExecutor(8) as pool:
+    with tidemill.Client(url, max_connections=4, timeout=60) as client, ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(client.predict, "fragile", {"x": [float(i) ** 2]}) for i in range(200)]
         assert [float(one.result()["root"][0]) for one in asked] == list(range(200))
+
+
+def test_no_more_connections_than_allowed_are_opened_and_they_are_kept(server):
+    plane = server.server.http._plane
+    before = server.in_loop(lambda: set(plane.connections))
+    with tidemill.Client(f"http://{server.address}", max_connections=3) as client, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: client.predict("fragile", {"x": [float(i)]}), range(60)))
+        opened = server.in_loop(lambda: set(plane.connections) - before)
+        assert 1 <= len(opened) <= 3
+        client.predict("fragile", {"x": [4.0]})
+        assert server.in_loop(lambda: set(plane.connections) - before) == opened
+
+
+def test_who_finds_no_free_connection_in_time_is_told(server):
+    with tidemill.Client(f"http://{server.address}", max_connections=1) as client, ThreadPoolExecutor(1) as pool:
+        client.metadata("sleeper")
+        slow = pool.submit(client.predict, "sleeper", {"seconds": [1.5]})
+        eventually(lambda: client._connections._free.empty())
+        with pytest.raises(Late, match="no connection was free"):
+            client.server(timeout=0.1)
+        assert slow.result()["seconds"] == [1.5]
+
+
+def test_a_closed_client_says_so(server):
+    client = tidemill.Client(f"http://{server.address}")
+    assert client.live()
+    client.close()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        client.live()
 
 
 @pytest.mark.parametrize(
     ("url", "options", "says"),
     [
         ("127.0.0.1:8080", {}, "expected http://HOST:PORT"),
+        ("http://h", {"max_connections": 0}, "max_connections: got 0, expected 1 or more"),
         ("http://h", {"ca": "ca.pem"}, "are for https"),
         ("http://h", {"api_key": "k", "token": "t"}, "give one of them"),
         ("http://h", {"api_key": "clé"}, "x-api-key: what a header holds is plain ASCII"),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import ssl
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tidemill.client.conversation import Conversation
@@ -25,7 +28,7 @@ OnBadRow = Literal["raise", "partial"]
 SLACK = 0.25
 
 
-class _Connected:
+class _Connected(ABC):
     """What both clients are made of; the options are described at `Client`."""
 
     def __init__(
@@ -54,26 +57,66 @@ class _Connected:
             told["x-api-key"] = api_key
         if token is not None:
             told["authorization"] = f"Bearer {token}"
+        if max_connections < 1:
+            raise ConfigError(f"max_connections: got {max_connections}, expected 1 or more")
         for name, value in told.items():
             if not (value.isascii() and value.isprintable()):
                 raise ConfigError(f"{name}: what a header holds is plain ASCII; check the key, token or header given")
         try:
-            import httpx
+            import httpx  # noqa: F401 - the carriers import it as they need it
         except ImportError:
             raise MissingExtra("a client", "client") from None
         self._talk = Conversation(timeout, retries, repeatable, binary)
         self._open(
+            max_connections,
             base_url=url.rstrip("/"),
             headers=told,
             verify=_tls(url, ca, cert, key),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
             transport=transport,
             # A proxy that the environment names is for the web, and not for who answers in a millisecond.
             trust_env=False,
         )
 
-    def _open(self, **given: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, most: int, **given: Any) -> None:
+        """Make ready for at most so many connections; `given` is what httpx's clients take."""
+
+
+class _Connections:
+    """At most `most` clients of httpx with one connection each, lent to one thread at a time.
+
+    A pool that threads share may close a connection that one of them waits on (encode/httpcore issue 1110): a call in
+    some twenty thousand had no answer until its deadline when cores were busy.
+    """
+
+    def __init__(self, most: int, make: Callable[[], httpx.Client]) -> None:
+        self._make = make
+        self._made: list[httpx.Client] = []
+        self._closed = False
+        # What was used last is used first; None is one that may still be made.
+        self._free: queue.LifoQueue[httpx.Client | None] = queue.LifoQueue()
+        for _ in range(most):
+            self._free.put(None)
+
+    @contextmanager
+    def one(self, seconds: float) -> Iterator[httpx.Client]:
+        """A client for this thread. Raises queue.Empty if none becomes free in time."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        client = self._free.get(timeout=seconds)
+        try:
+            if client is None:
+                client = self._make()
+                self._made.append(client)
+            yield client
+        finally:
+            self._free.put(client)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._closed = True
+        for client in self._made:
+            client.close()
 
 
 class Client(_Connected):
@@ -90,10 +133,11 @@ class Client(_Connected):
     Forbidden, Overloaded, Unavailable, Late, ModelError; and Disconnected for a connection that was lost.
     """
 
-    def _open(self, **given: Any) -> None:
+    def _open(self, most: int, **given: Any) -> None:
         import httpx
 
-        self._http = httpx.Client(**given)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        self._connections = _Connections(most, lambda: httpx.Client(limits=limits, **given))
 
     def predict(
         self,
@@ -149,7 +193,7 @@ class Client(_Connected):
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._connections.close()
 
     def __enter__(self) -> Client:
         return self
@@ -178,14 +222,23 @@ class Client(_Connected):
         end = time.monotonic() + seconds
         body: list[bytes] = []
         try:
-            with self._http.stream(
-                step.method, step.path, headers=step.headers, content=step.content, timeout=seconds
-            ) as got:
+            with (
+                self._connections.one(seconds) as http,
+                http.stream(
+                    step.method,
+                    step.path,
+                    headers=step.headers,
+                    content=step.content,
+                    timeout=max(0.0, end - time.monotonic()),
+                ) as got,
+            ):
                 for part in got.iter_bytes():
                     body.append(part)
                     # httpx bounds each read; an answer that drips in would have no end.
                     if time.monotonic() > end:
                         return _over(seconds)
+        except queue.Empty:
+            return Lost(False, True, f"no connection was free for {seconds:.3g} s")
         except httpx.TransportError as error:
             return _lost(error)
         return Reply(got.status_code, got.headers, b"".join(body))
@@ -194,10 +247,11 @@ class Client(_Connected):
 class AsyncClient(_Connected):
     """`Client` for an event loop: the same options and methods, awaited. It belongs to the loop that first uses it."""
 
-    def _open(self, **given: Any) -> None:
+    def _open(self, most: int, **given: Any) -> None:
         import httpx
 
-        self._http = httpx.AsyncClient(**given)
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        self._http = httpx.AsyncClient(limits=limits, **given)
 
     def predict(
         self,
