@@ -369,9 +369,10 @@ class Connection(Reader, asyncio.Protocol):
 
     def _look_for_reset(self) -> None:
         """Nobody reads now, so that the loop would not notice: has the client answered what was sent with a reset?"""
-        if self._transport.is_closing():
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or self._transport.is_closing():
             return
         poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        poll.register(sock.fileno(), 0)
         if poll.poll(0):
             self._transport.abort()

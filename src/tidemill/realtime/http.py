@@ -34,9 +34,22 @@ SWEEP = 1.0
 # Seconds; the sweep keeps time while a TLS connection ends: a large last answer may take longer than any fixed time.
 UNTIMED = 86_400.0
 SWEPT_AT_ONCE = 200
-# Of <asm-generic/socket.h> and <linux/bpf_common.h>; the socket module does not name them.
+# Seconds that a handshake which has begun has left to be completed once no other may begin.
+HANDSHAKE = 0.05
+# Of <asm-generic/socket.h>; the socket module does not name it.
 SO_ATTACH_FILTER = 26
-BPF_RETURN = 6
+# Of <linux/bpf_common.h>: load the byte at k, and with k, jump if equal to k, return k.
+BPF_LOAD, BPF_AND, BPF_JUMP, BPF_RETURN = 0x30, 0x54, 0x15, 0x06
+# Of a TCP header: where the flags are, and those that a first packet has and has not.
+TCP_FLAGS, TCP_SYN, TCP_ACK = 13, 0x02, 0x10
+WHOLE = 0xFFFFFFFF
+DROP_SYN = (
+    (BPF_LOAD, 0, 0, TCP_FLAGS),
+    (BPF_AND, 0, 0, TCP_SYN | TCP_ACK),
+    (BPF_JUMP, 0, 1, TCP_SYN),
+    (BPF_RETURN, 0, 0, 0),
+    (BPF_RETURN, 0, 0, WHOLE),
+)
 
 
 class HttpServer:
@@ -178,13 +191,18 @@ class HttpServer:
         with queue:
             if not self.leaves_queue:
                 stop_handshakes(queue)
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        self._take(queue.accept()[0])
+                self._empty(queue)
+                await asyncio.sleep(HANDSHAKE)
+                self._empty(queue)
         if self.on_stopped is not None:
             self.on_stopped()
         if self._handshakes:
             await asyncio.wait(self._handshakes, timeout=patience)
+
+    def _empty(self, queue: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._take(queue.accept()[0])
 
     def _take(self, sock: socket.socket) -> None:
         task: asyncio.Task[object] = self._loop.create_task(self._welcome(sock))
@@ -262,11 +280,13 @@ def _capacity(wanted: int) -> int:
 
 
 def stop_handshakes(listener: socket.socket) -> None:
-    """Let the kernel complete no more connections of a socket that nobody else listens on.
+    """Let no more connections begin on a socket that nobody else listens on; those that have begun are completed.
 
-    Else one could slip in between the last accept and the close, and would be reset. The filter drops every packet; a
-    client then tries again until it is told that nobody listens.
+    Else one could slip in between the last accept and the close, and would be reset. First packets are dropped; a
+    client then tries again until it is told that nobody listens. The last packet of a handshake must not be: its client
+    believes it is connected, and would be reset as well.
     """
-    drop = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in DROP_SYN))
     with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
+        given = struct.pack("HP", len(DROP_SYN), ctypes.addressof(program))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, given)

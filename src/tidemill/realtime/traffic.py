@@ -51,8 +51,12 @@ class Meter:
 
 def unread(transport: asyncio.BaseTransport) -> bool:
     """Whether bytes of the client lie unread in the kernel."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        # Of a TLS connection that has ended.
+        return False
     try:
-        count = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        count = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
     except (OSError, ValueError):
         return False
     return bool(struct.unpack("i", count)[0])

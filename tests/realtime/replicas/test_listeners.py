@@ -38,3 +38,18 @@ def test_of_a_process_that_is_gone_there_are_none() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         child.wait()
     assert listeners_of(child.pid, 1) == []
+
+
+def test_a_handshake_that_has_begun_is_completed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        # With this the client's part of the handshake ends with its first bytes.
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        client.connect(listener.getsockname())
+        assert waiting(listener) == 0
+        stop_handshakes(listener)
+        client.sendall(b"first")
+        listener.settimeout(5.0)
+        with listener.accept()[0] as taken:
+            assert taken.recv(5) == b"first"
+            client.sendall(b"later")
+            assert taken.recv(5) == b"later"

@@ -18,7 +18,7 @@ from time import monotonic
 import orjson
 
 from tidemill.errors import MissingExtra, TidemillError
-from tidemill.realtime.http import create_listener, stop_handshakes
+from tidemill.realtime.http import HANDSHAKE, create_listener, stop_handshakes
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import told_end
@@ -158,10 +158,11 @@ class Envoy:
             listeners = [open_.enter_context(one) for one in listeners_of(self._process.pid, self._front.port)]
             for one in listeners:
                 stop_handshakes(one)
-            for _ in range(round(QUEUED / LOOK)):
+            for _ in range(round(QUEUED / HANDSHAKE)):
+                # Handshakes that had begun end meanwhile.
+                await asyncio.sleep(HANDSHAKE)
                 if not any(waiting(one) for one in listeners):
                     return
-                await asyncio.sleep(LOOK)
 
     async def stop(self) -> None:
         """End it."""
