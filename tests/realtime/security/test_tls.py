@@ -174,21 +174,23 @@ def test_grpc_and_http2_with_a_certificate(authority: Authority, tmp_path: Path)
 @pytest.mark.parametrize("http2", [False, True])
 def test_drains_beside_a_connection_that_is_just_ending(authority: Authority, tmp_path: Path, http2: bool) -> None:
     """For one turn of the loop it has no socket any more, but has not been told."""
-    with served([packages.tabular(tmp_path)], options(authority.server())) as server:
-        with httpx.Client(verify=authority.trusted(), http2=http2, timeout=PATIENCE) as client:
-            assert client.post(f"https://localhost:{server.port}{INFER}", json=ROWS).status_code == 200
+    with (
+        served([packages.tabular(tmp_path)], options(authority.server())) as server,
+        httpx.Client(verify=authority.trusted(), http2=http2, timeout=PATIENCE) as client,
+    ):
+        assert client.post(f"https://localhost:{server.port}{INFER}", json=ROWS).status_code == 200
 
-            async def retired() -> list[object]:
-                sockets = []
-                for one in tuple(server.server.http._plane.connections):
-                    one._transport.abort()
-                    await asyncio.sleep(0)
-                    sockets.append(one._transport.get_extra_info("socket"))
-                    one.retire(time.monotonic() + PATIENCE)
-                    one.sweep(time.monotonic() + PATIENCE)
-                return sockets
+        async def retired() -> list[object]:
+            sockets = []
+            for one in tuple(server.server.http._plane.connections):
+                one._transport.abort()
+                await asyncio.sleep(0)
+                sockets.append(one._transport.get_extra_info("socket"))
+                one.retire(time.monotonic() + PATIENCE)
+                one.sweep(time.monotonic() + PATIENCE)
+            return sockets
 
-            assert asyncio.run_coroutine_threadsafe(retired(), server.loop).result(PATIENCE) == [None]
+        assert asyncio.run_coroutine_threadsafe(retired(), server.loop).result(PATIENCE) == [None]
 
 
 def taken_up_again(server: Served, context: ssl.SSLContext, between: Callable[[], object] = int) -> bool:
