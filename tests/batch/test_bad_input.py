@@ -231,7 +231,7 @@ def test_options_that_do_not_fit(package: Path, tmp_path: Path, options: dict[st
 def test_an_output_that_holds_the_input(package: Path, tmp_path: Path) -> None:
     write(table(3), tmp_path / "in" / "0.parquet")
     with pytest.raises(ConfigError, match="holds the input"):
-        score(package, tmp_path / "in", tmp_path / "in", ScoreOptions(overwrite=True))
+        score(package, tmp_path / "in", tmp_path / "in", ScoreOptions(mode="overwrite"))
     with pytest.raises(ConfigError, match="lies inside the input"):
         score(package, tmp_path / "in", tmp_path / "in" / "out")
     with pytest.raises(ConfigError, match=r"compressed output is not written; drop .gz"):

@@ -75,7 +75,7 @@ def test_an_output_replaced_by_one_without_letters_loses_the_old_letters(package
     write(spoiled(), tmp_path / "in.parquet")
     score(package, tmp_path / "in.parquet", tmp_path / "out.csv")
     write(table(10), tmp_path / "in.parquet")
-    report = score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(overwrite=True))
+    report = score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(mode="overwrite"))
     assert report.dead_letters is None
     assert not (tmp_path / "out.csv.dead.parquet").exists()
 

@@ -182,7 +182,7 @@ def test_what_a_crash_after_the_commit_left_is_cleared(
 ) -> None:
     write(table(100), tmp_path / "in.parquet")
     with monkeypatch.context() as patch:
-        patch.setattr("tidemill.batch.ledger.Ledger.remove", lambda self: None)
+        patch.setattr("tidemill.batch.stage.LocalStage.remove", lambda self: None)
         score(package, tmp_path / "in.parquet", tmp_path / sink, OPTIONS)
     assert (tmp_path / f".{sink}.tidemill-r1").exists()
     assert score(package, tmp_path / "in.parquet", tmp_path / sink, OPTIONS).state == "already_done"
@@ -211,7 +211,7 @@ def test_overwrite_replaces_the_whole_output(package: Path, tmp_path: Path, sink
     write(table(3000), tmp_path / "in.parquet")
     score(package, tmp_path / "in.parquet", tmp_path / sink, ScoreOptions(run_id="r0", pass_through=("id",)))
     write(table(10), tmp_path / "in.parquet")
-    score(package, tmp_path / "in.parquet", tmp_path / sink, msgspec.structs.replace(OPTIONS, overwrite=True))
+    score(package, tmp_path / "in.parquet", tmp_path / sink, msgspec.structs.replace(OPTIONS, mode="overwrite"))
     assert [int(i) for i in read_output(tmp_path / sink)["id"].to_pylist()] == list(range(10))
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -221,10 +221,10 @@ def test_overwrite_leaves_what_is_not_ours_alone(package: Path, tmp_path: Path) 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="is not an output of Tidemill"):
-        score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(overwrite=True))
+        score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(mode="overwrite"))
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(RunError, match=r"out\.csv: is a directory; it is left alone"):
-        score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(overwrite=True))
+        score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(mode="overwrite"))
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
@@ -245,7 +245,7 @@ def test_overwrite_never_shows_a_gap(package: Path, tmp_path: Path, sink: str, s
     try:
         for n in (500, 3000, 500, 3000, 500):
             write(table(n), tmp_path / "in.parquet")
-            score(package, tmp_path / "in.parquet", tmp_path / sink, ScoreOptions(overwrite=True))
+            score(package, tmp_path / "in.parquet", tmp_path / sink, ScoreOptions(mode="overwrite"))
     finally:
         done.set()
         reader.join()
@@ -261,7 +261,7 @@ def test_without_exchange_the_commit_can_be_cut_off_and_repeated(
     write(table(100), tmp_path / "in.parquet")
     score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(pass_through=("id",)))
     write(table(10), tmp_path / "in.parquet")
-    options = msgspec.structs.replace(OPTIONS, overwrite=True)
+    options = msgspec.structs.replace(OPTIONS, mode="overwrite")
     real = os.rename
 
     def cut(a: Path, b: Path) -> None:
@@ -269,9 +269,9 @@ def test_without_exchange_the_commit_can_be_cut_off_and_repeated(
             raise OSError(5, "crash")
         real(a, b)
 
-    monkeypatch.setattr("tidemill.batch.commit.exchange", lambda a, b: False)
+    monkeypatch.setattr("tidemill.batch.targets.files.exchange", lambda a, b: False)
     with monkeypatch.context() as patch:
-        patch.setattr("tidemill.batch.commit.os.rename", cut)
+        patch.setattr("tidemill.batch.targets.files.os.rename", cut)
         with pytest.raises(SinkError, match="crash"):
             score(package, tmp_path / "in.parquet", tmp_path / "out", options)
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.batch.support import table, write
 from tidemill.batch import ScoreOptions, score
-from tidemill.batch.places import find_files, sink_place
+from tidemill.batch.blobs import LocalBlob
+from tidemill.batch.places import find_files, sink_format
 from tidemill.batch.sources import Piece, source
 from tidemill.errors import SourceError
 
@@ -29,13 +30,14 @@ def cut(name: str, path: Path, unit: int, block: int, schema: pa.Schema, patch: 
     patch.setattr("tidemill.batch.sources.text.UNIT_BYTES", unit)
     patch.setattr("tidemill.batch.sources.text._BLOCK", block)
     reader = source("csv" if name.endswith("csv") else "jsonl")
-    examined = reader.examine(path, name, {f.name: f.type for f in schema})
+    file = LocalBlob(str(path.parent), name)
+    examined = reader.examine(file, {f.name: f.type for f in schema})
     batches = []
     row = 0
     for u in examined.units:
         assert u.first_row == row
         piece = Piece(file=0, start=u.start, stop=u.stop, first_row=u.first_row, rows=u.rows)
-        found = list(reader.read(path, name, piece, schema, 3))
+        found = list(reader.read(file, piece, schema, 3))
         assert all(0 < b.num_rows <= 3 for b in found)
         rows = sum(b.num_rows for b in found)
         assert u.rows in (None, rows)
@@ -98,7 +100,7 @@ def test_a_giant_row_group_is_read_in_bounded_chunks(tmp_path: Path) -> None:
     wide = pa.table({"x": pa.FixedSizeListArray.from_arrays(pa.nulls(4000 * 2000, pa.float32()).fill_null(0.5), 2000)})
     pq.write_table(wide, tmp_path / "in.parquet", row_group_size=4000, use_dictionary=False)
     piece = Piece(file=0, start=0, stop=1, first_row=0, rows=4000)
-    batches = list(source("parquet").read(tmp_path / "in.parquet", "in.parquet", piece, wide.schema, 16_384))
+    batches = list(source("parquet").read(LocalBlob(str(tmp_path), "in.parquet"), piece, wide.schema, 16_384))
     assert sum(b.num_rows for b in batches) == 4000
     assert max(b.nbytes for b in batches) <= 17 << 20
 
@@ -135,8 +137,8 @@ def test_which_files_an_input_names(tmp_path: Path, names: list[str], pattern: s
 
 
 def test_a_name_that_ends_in_a_slash_is_a_directory() -> None:
-    assert sink_place("/x/out.csv/").directory
-    assert not sink_place("/x/out.csv").directory
+    assert sink_format("/x/out.csv/") == ("parquet", True)
+    assert sink_format("/x/out.csv") == ("csv", False)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])

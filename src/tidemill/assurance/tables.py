@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from tidemill.batch.inputs import Asked, find_input
 from tidemill.batch.options import ScoreOptions
-from tidemill.batch.places import find_files, sink_place
-from tidemill.batch.plan import build_plan
+from tidemill.batch.places import parse_place
+from tidemill.batch.plan import build_plan, make_job, wanted_columns
 from tidemill.batch.shard import read_piece
-from tidemill.errors import InputError
+from tidemill.batch.targets import open_target
+from tidemill.errors import InputError, SourceError
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.columns import arrow_column
 from tidemill.prediction.intake import Intake
@@ -40,9 +42,13 @@ def read_rows(place: str, live: Live, most: int) -> pa.RecordBatch:
 
 
 def _batches(place: str, live: Live) -> Iterator[pa.RecordBatch]:
+    source, inputs = parse_place(place), live.package.manifest.inputs
+    found = find_input(source, Asked(None, None, lambda present: wanted_columns(inputs, (), present)))
+    if found is None:
+        raise SourceError(f"{source.shown}: is not read in place; give files, or a table of files")
     # A plan names an output; this one is read from and never run.
-    options, nowhere = ScoreOptions(chunk_rows=CHUNK_ROWS), sink_place("verify.parquet")
-    plan = build_plan("verify", place, nowhere, options, live, *find_files(place))
+    nowhere = open_target(parse_place("verify.parquet"), "create", ()).describe("verify")
+    plan = build_plan("verify", make_job(source.shown, nowhere, ScoreOptions(chunk_rows=CHUNK_ROWS)), live, found)
     for shard in plan.shards:
         for piece in shard.pieces:
             for _, batch in read_piece(plan, piece):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from tidemill.batch.engines.options import EngineOptions
+from tidemill.batch.places import Mode
 from tidemill.config import Config
 
 __all__ = ["Progress", "RunReport", "ScoreOptions"]
@@ -21,7 +23,9 @@ class ScoreOptions(Config, frozen=True, kw_only=True):
     or for a large input what is measured to be quickest). `workers` are threads (None: the CPU budget). `select`
     names the model outputs to write (empty: all), `pass_through` the input columns to copy beside them ("*": every
     one). `max_error_rate` is the share of rows that may become dead letters (None: any, 0.0: none). `dead_letters` is
-    a file for them (.parquet or .jsonl); by default they lie with the output.
+    a file for them (.parquet or .jsonl); by default they lie with the output. `mode` is what becomes of rows that the
+    output holds already, `key` the columns by which an upsert finds them. `engine` says where shards are scored,
+    `stage` where the run keeps what is sealed until it is published (None: beside the output, or in tidemill-runs).
     """
 
     chunk_rows: Positive = 16_384
@@ -32,7 +36,10 @@ class ScoreOptions(Config, frozen=True, kw_only=True):
     run_id: Annotated[str, msgspec.Meta(pattern=RUN_ID)] | None = None
     max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     dead_letters: str | None = None
-    overwrite: bool = False
+    mode: Mode = "create"
+    key: tuple[str, ...] = ()
+    engine: EngineOptions = EngineOptions()
+    stage: str | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,19 +1,33 @@
-"""Places: which files an input names, and in what format an output is written."""
+"""Places: URIs of inputs and outputs, which files an input names, and in what format an output is written."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
 from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError
 
-__all__ = ["InputFile", "SinkPlace", "SourceFormat", "find_files", "sink_place"]
+__all__ = [
+    "InputFile",
+    "Mode",
+    "Place",
+    "SinkPlace",
+    "SourceFormat",
+    "file_format",
+    "find_files",
+    "hidden",
+    "parse_place",
+    "partition_of",
+    "sink_format",
+]
 
 SourceFormat = Literal["parquet", "csv", "jsonl"]
 _SUFFIXES: dict[str, SourceFormat] = {
@@ -27,6 +41,29 @@ _SUFFIXES: dict[str, SourceFormat] = {
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _SINKS: dict[str, SourceFormat] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+Mode = Literal["create", "overwrite", "append", "upsert"]
+# A scheme of one letter is nobody's, and a name with a colon in it may be a file's.
+_URI = re.compile(r"([a-z][a-z0-9+.-]+):(//)?(.*)\Z", re.DOTALL)
+_SCHEMES = frozenset(
+    {"delta", "iceberg", "files", "sqlite", "duckdb", "postgresql", "postgres", "s3", "gs", "az", "abfs", "abfss"}
+)
+_SECRET = re.compile(r"pass|secret|token|credential|key_id|access_key|sig\Z")
+_USER = re.compile(r"\A([^/@]*?):[^/]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A URI of an input or an output.
+
+    `scheme` is empty for a path of this machine. `body` is what stands between scheme and query. `shown` is the whole
+    without passwords: the only form that goes into plans, manifests, logs and messages. `text` is as it was given.
+    """
+
+    scheme: str
+    body: str
+    options: dict[str, str]
+    shown: str
+    text: str
 
 
 class InputFile(Config, frozen=True, kw_only=True):
@@ -37,11 +74,56 @@ class InputFile(Config, frozen=True, kw_only=True):
 
 
 class SinkPlace(Config, frozen=True, kw_only=True):
-    """Where the output goes: one file, or a directory of Parquet parts."""
+    """Where the output goes.
 
-    path: str
+    `uri` is without passwords (an absolute path for files), `key` are the columns of an upsert. `format` is that of the
+    parts in the stage, which are written for speed where they are only `passing` through it. `directory` tells that
+    manifest and dead letters lie inside the output. `dead` is where dead letters go if nothing else was asked for,
+    `manifest` where the manifest lies as a file.
+    """
+
+    uri: str
+    mode: Mode = "create"
+    key: tuple[str, ...] = ()
     format: SourceFormat
-    directory: bool
+    passing: bool = True
+    directory: bool = False
+    dead: str
+    manifest: str
+
+
+def parse_place(text: str) -> Place:
+    """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`."""
+    found = _URI.match(text)
+    if found is None:
+        return Place("", text, {}, text, text)
+    scheme, slashes, rest = found.groups()
+    known = scheme in _SCHEMES or scheme.startswith(("adbc+", "sqlalchemy+"))
+    if not known:
+        if not slashes:
+            return Place("", text, {}, text, text)
+        if scheme == "file":
+            return Place("", unquote(rest), {}, unquote(rest), text)
+        raise ConfigError(f"{_masked(text)}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
+    body, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    twice = next((k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i])), None)
+    if twice is not None:
+        raise ConfigError(f"{_masked(text)}: {twice} is given twice")
+    kept = "&".join(f"{quote(k)}={quote(v, safe='/,:')}" for k, v in pairs if not _SECRET.search(k.lower()))
+    shown = f"{scheme}:{slashes or ''}{_masked(body)}" + (f"?{kept}" if kept else "")
+    return Place(scheme, body, dict(pairs), shown, text)
+
+
+def _masked(body: str) -> str:
+    """Without the password of `user:password@host`, with or without a scheme."""
+    scheme, found, rest = body.partition("://")
+    user = r"\1@"
+    return f"{scheme}://{_USER.sub(user, rest)}" if found else _USER.sub(user, body)
+
+
+def _schemes() -> str:
+    return ", ".join(sorted(f"{s}:" for s in _SCHEMES))
 
 
 def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
@@ -62,10 +144,10 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
         root = Path(_fixed_part(source)).absolute()
         below = [p for f in found for p in _below(Path(f).absolute())]
         names = sorted({p.relative_to(root).as_posix() for p in below})
-        names = [n for n in names if not _hidden(n)]
+        names = [n for n in names if not hidden(n)]
     if not names:
         raise SourceError(f"{source}: holds no input files")
-    formats = {n: _format(n) for n in names}
+    formats = {n: file_format(n) for n in names}
     unknown = next((n for n, f in formats.items() if f is None), None)
     if unknown is not None:
         raise SourceError(f"{unknown}: not known by its suffix; expected {_known()}")
@@ -74,7 +156,7 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
     if other is not None:
         raise SourceError(f"{source}: holds both {names[0]} and {other}; one input has one format")
     assert first is not None  # noqa: S101 - excluded above
-    return root, first, [InputFile(name=n, partition=_partition(n)) for n in names]
+    return root, first, [InputFile(name=n, partition=partition_of(n)) for n in names]
 
 
 def compression(name: str) -> str | None:
@@ -82,19 +164,19 @@ def compression(name: str) -> str | None:
     return COMPRESSIONS.get(Path(name).suffix)
 
 
-def sink_place(sink: str) -> SinkPlace:
-    """The format of an output by its suffix; any other name, or one that ends in `/`, is a directory of Parquet
-    parts.
+def sink_format(sink: str) -> tuple[SourceFormat, bool]:
+    """The format of an output by its suffix, and whether it is a directory: any other name, or one that ends in `/`, is
+    a directory of Parquet parts.
     """
-    path = Path(os.path.abspath(sink))
+    path = Path(sink)
     if sink.endswith("/"):
-        return SinkPlace(path=str(path), format="parquet", directory=True)
+        return "parquet", True
     if path.suffix in COMPRESSIONS and Path(path.stem).suffix in _SUFFIXES:
         raise ConfigError(f"output {sink}: compressed output is not written; drop {path.suffix}")
     format_ = _SINKS.get(path.suffix)
     if format_ is None and path.suffix in _SUFFIXES:
         raise ConfigError(f"output {sink}: expected the suffix .parquet, .csv or .jsonl, or none for a directory")
-    return SinkPlace(path=str(path), format=format_ or "parquet", directory=format_ is None)
+    return format_ or "parquet", format_ is None
 
 
 def _walk(root: Path) -> list[str]:
@@ -109,7 +191,8 @@ def _below(path: Path) -> list[Path]:
     return [path / n for n in _walk(path)] if path.is_dir() else [path]
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether readers leave this file out: it or a directory above it begins with `.` or `_`."""
     return any(p[0] in "._" for p in name.split("/"))
 
 
@@ -123,7 +206,8 @@ def _fixed_part(pattern: str) -> str:
     return os.path.join(*parts) if parts else "."
 
 
-def _format(name: str) -> SourceFormat | None:
+def file_format(name: str) -> SourceFormat | None:
+    """The format of a file by its suffix, or None where it is not known."""
     path = Path(name)
     if path.suffix in COMPRESSIONS:
         inner = _SUFFIXES.get(Path(path.stem).suffix)
@@ -135,6 +219,7 @@ def _known() -> str:
     return f"{', '.join(_SUFFIXES)} (text also with {' or '.join(COMPRESSIONS)})"
 
 
-def _partition(name: str) -> dict[str, str | None]:
+def partition_of(name: str) -> dict[str, str | None]:
+    """The values of the `key=value` directories above a file; None is null."""
     pairs = [p.split("=", 1) for p in name.split("/")[:-1] if "=" in p]
     return {unquote(k): None if v == _NULL_PARTITION else unquote(v) for k, v in pairs}

@@ -10,16 +10,17 @@ import platform
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from tidemill.batch.blobs import blob
+from tidemill.batch.inputs import Found, Origin
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
-from tidemill.batch.snapshot import Snapshot, take_snapshot
+from tidemill.batch.snapshot import Snapshot
 from tidemill.batch.sources import Examined, Piece, source
 from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError, listing
@@ -27,7 +28,19 @@ from tidemill.model.signature import Input, Output
 from tidemill.prediction.columns import output_schema
 from tidemill.prediction.live import Live
 
-__all__ = ["Job", "PackageId", "Plan", "PlannedFile", "Shard", "build_plan", "differences"]
+__all__ = [
+    "Job",
+    "PackageId",
+    "Plan",
+    "PlannedFile",
+    "Shard",
+    "build_plan",
+    "differences",
+    "job_differences",
+    "make_job",
+    "package_id",
+    "wanted_columns",
+]
 
 # A shard is the unit of retry and commit: small enough to lose, large enough that sealing it costs nothing.
 SHARD_ROWS = 500_000
@@ -87,6 +100,7 @@ class Plan(Config, frozen=True, kw_only=True):
     job: Job
     package: PackageId
     versions: dict[str, str]
+    origin: Origin
     root: str
     source_format: SourceFormat
     files: tuple[PlannedFile, ...]
@@ -122,45 +136,57 @@ class Plan(Config, frozen=True, kw_only=True):
         return pa.schema([*(read.field(n) for n in self.copied), *output_schema(self.outputs(live))])
 
 
-def build_plan(
-    run_id: str,
-    source_uri: str,
-    sink: SinkPlace,
-    options: ScoreOptions,
-    live: Live,
-    root: Path,
-    format_: SourceFormat,
-    files: Sequence[InputFile],
-) -> Plan:
+def make_job(source_uri: str, sink: SinkPlace, options: ScoreOptions) -> Job:
+    """The job that these options ask for."""
+    return Job(
+        source=source_uri,
+        sink=sink,
+        chunk_rows=options.chunk_rows,
+        call_rows=options.call_rows,
+        select=options.select,
+        pass_through=options.pass_through,
+        max_error_rate=options.max_error_rate,
+        dead_letters=options.dead_letters,
+    )
+
+
+def package_id(live: Live) -> PackageId:
+    """Which model this is."""
+    manifest = live.package.manifest
+    return PackageId(name=manifest.name, version=manifest.version, fingerprint=live.fingerprint)
+
+
+def wanted_columns(inputs: Sequence[Input], pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
+    """Of the columns that are there, those that the model reads or that are copied. Raises ConfigError, SourceError."""
+    wanted = _model_columns(inputs, present)
+    missing = [n for n in wanted if n not in present]
+    if missing:
+        raise SourceError(f"column {missing[0]!r} is missing; there are {listing(present)}")
+    return list(dict.fromkeys([*wanted, *_copied(pass_through, present)]))
+
+
+def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     """Look at every file and lay out the run, without reading rows.
 
     Raises SourceError for files that cannot be understood or that lack a column, ConfigError for options that do
     not fit the package or the input.
     """
     manifest = live.package.manifest
-    snapshots, examined = _examine(root, format_, files, manifest.inputs)
+    files = found.files
+    snapshots, examined = _examine(found, manifest.inputs)
     partitions = _partition_schema(files, manifest.inputs)
     schemas = [_with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
-    copied = _copied(options.pass_through, schemas[0])
+    copied = _copied(job.pass_through, schemas[0].names)
     wanted = _model_columns(manifest.inputs, schemas[0].names)
     wanted += [n for n in copied if n not in wanted]
-    read = _common_schema(schemas, wanted, manifest.inputs, files, format_)
-    _check_names(options, manifest.outputs, read, copied)
+    read = _common_schema(schemas, wanted, manifest.inputs, files, found.format)
+    _check_names(job, manifest.outputs, read, copied)
     return Plan(
         format=1,
         run_id=run_id,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        job=Job(
-            source=source_uri,
-            sink=sink,
-            chunk_rows=options.chunk_rows,
-            call_rows=options.call_rows,
-            select=options.select,
-            pass_through=options.pass_through,
-            max_error_rate=options.max_error_rate,
-            dead_letters=options.dead_letters,
-        ),
-        package=PackageId(name=manifest.name, version=manifest.version, fingerprint=live.fingerprint),
+        job=job,
+        package=package_id(live),
         versions={
             "tidemill": importlib.metadata.version("tidemill"),
             "python": platform.python_version(),
@@ -168,8 +194,9 @@ def build_plan(
             "numpy": np.__version__,
             "runtime": live.runtime.version,
         },
-        root=str(root),
-        source_format=format_,
+        origin=found.origin,
+        root=found.root,
+        source_format=found.format,
         files=tuple(
             PlannedFile(
                 name=f.name,
@@ -185,18 +212,30 @@ def build_plan(
     )
 
 
-def differences(old: Plan, new: Plan) -> list[str]:
-    """What makes `new` another run than `old`, each in a few words; empty where one can go on with the other."""
+def job_differences(old: Plan, job: Job, package: PackageId) -> list[str]:
+    """What makes this another run than `old`, whatever its input holds, each in a few words."""
     found = []
     for name in ("fingerprint", "name", "version"):
-        a, b = getattr(old.package, name), getattr(new.package, name)
+        a, b = getattr(old.package, name), getattr(package, name)
         if a != b:
             found.append(f"package {name} was {a[:16]}, is {b[:16]}")
+    # A run that finds its target taken may go on with leave to replace it.
+    allowed = {"create", "overwrite"}
+    if {old.job.sink.mode, job.sink.mode} <= allowed:
+        job = msgspec.structs.replace(job, sink=msgspec.structs.replace(job.sink, mode=old.job.sink.mode))
     found += [
-        f"{name} was {_shown(getattr(old.job, name))}, is {_shown(getattr(new.job, name))}"
+        f"{name} was {_shown(getattr(old.job, name))}, is {_shown(getattr(job, name))}"
         for name in Job.__struct_fields__
-        if getattr(old.job, name) != getattr(new.job, name)
+        if getattr(old.job, name) != getattr(job, name)
     ]
+    return found
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """What makes `new` another run than `old`, each in a few words; empty where one can go on with the other."""
+    found = job_differences(old, new.job, new.package)
+    if old.origin != new.origin:
+        found.append(f"the input was {_told(old.origin)}, is {_told(new.origin)}")
     before, after = {f.name: f for f in old.files}, {f.name: f for f in new.files}
     found += [f"input file {n} is gone" for n in before.keys() - after.keys()]
     found += [f"input file {n} is new" for n in after.keys() - before.keys()]
@@ -206,30 +245,32 @@ def differences(old: Plan, new: Plan) -> list[str]:
     return found
 
 
+def _told(origin: Origin) -> str:
+    return ", ".join([origin.uri, *(f"{k} {v}" for k, v in origin.read.items())])
+
+
 def _shown(value: object) -> str:
     if value is None or value == ():
         return "not given"
     if isinstance(value, SinkPlace):
-        return value.path
+        return " ".join([value.uri, f"({value.mode})", *value.key])
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _examine(
-    root: Path, format_: SourceFormat, files: Sequence[InputFile], inputs: Sequence[Input]
-) -> tuple[list[Snapshot], list[Examined]]:
+def _examine(found: Found, inputs: Sequence[Input]) -> tuple[list[Snapshot], list[Examined]]:
     types = _wanted_types(inputs)
-    reader = source(format_)
+    reader = source(found.format)
 
-    def look(file: InputFile) -> tuple[Snapshot, Examined]:
-        path = root / file.name
-        before = take_snapshot(path, file.name)
-        found = reader.examine(path, file.name, types)
-        if take_snapshot(path, file.name) != before:
+    def look(named: InputFile) -> tuple[Snapshot, Examined]:
+        file = blob(found.root, named.name)
+        before = file.snapshot()
+        examined = reader.examine(file, types)
+        if file.snapshot() != before:
             raise SourceError(f"{file.name}: is being written to; score it when it is finished")
-        return before, found
+        return before, examined
 
     with ThreadPoolExecutor(8) as pool:
-        looked = list(pool.map(look, files))
+        looked = list(pool.map(look, found.files))
     return [s for s, _ in looked], [e for _, e in looked]
 
 
@@ -255,12 +296,12 @@ def _model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]
     ]
 
 
-def _copied(pass_through: Sequence[str], schema: pa.Schema) -> list[str]:
+def _copied(pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
     if "*" in pass_through:
-        return list(schema.names)
-    absent = [n for n in pass_through if n not in schema.names]
+        return list(present)
+    absent = [n for n in pass_through if n not in present]
     if absent:
-        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {listing(schema.names)}")
+        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {listing(present)}")
     return list(dict.fromkeys(pass_through))
 
 
@@ -326,12 +367,12 @@ def _wider(a: pa.Field, b: pa.Field) -> pa.Field:
     return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
 
 
-def _check_names(options: ScoreOptions, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:
+def _check_names(job: Job, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:
     names = [o.name for o in outputs]
-    unknown = [n for n in options.select if n not in names]
+    unknown = [n for n in job.select if n not in names]
     if unknown:
         raise ConfigError(f"select: the model has no output {unknown[0]!r}; it has {listing(names)}")
-    written = options.select or names
+    written = job.select or names
     both = [n for n in copied if n in written]
     if both:
         raise ConfigError(

@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +14,31 @@ from types import FrameType
 
 import msgspec
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.calls import call_rows
-from tidemill.batch.ledger import Ledger, stage_path
-from tidemill.batch.manifest import DIRECTORY, RunManifest, committed
+from tidemill.batch.engines.base import Work
+from tidemill.batch.inputs import Asked, Found, Origin, find_input
+from tidemill.batch.ledger import decode_kept
 from tidemill.batch.options import Progress, RunReport, ScoreOptions
-from tidemill.batch.places import SinkPlace, find_files, sink_place
-from tidemill.batch.plan import Plan, build_plan, differences
+from tidemill.batch.places import Place, parse_place
+from tidemill.batch.plan import (
+    Plan,
+    build_plan,
+    differences,
+    job_differences,
+    make_job,
+    package_id,
+    wanted_columns,
+)
 from tidemill.batch.run import report, run_plan
-from tidemill.batch.sinks import sink as sink_format
+from tidemill.batch.stage import Stage, open_stage
+from tidemill.batch.targets import Target, open_target
+from tidemill.batch.targets.files import FileTarget
+from tidemill.batch.watch import Watch
 from tidemill.config import decode
 from tidemill.errors import BudgetExceeded, ConfigError, RunError
 from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
-from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["score"]
 
@@ -52,41 +64,64 @@ def score(
     failed. None of them leaves an output.
     """
     options = _checked(options)
-    place = sink_place(os.fspath(sink))
+    place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
     run_id = options.run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    found = committed(place)
-    ours = found is not None and found.run_id == run_id
-    root, format_, files = find_files(os.fspath(source))
-    _check_apart(Path(source), root, [f.name for f in files], place)
-    if not ours:
-        _check_target(place, found, options.overwrite)
+    _check_apart(place, target)
+    done = target.committed(run_id)
+    if done is None:
+        target.allow()
     live = Live.open(open_package(package))
-    plan = build_plan(run_id, os.fspath(source), place, options, live, root, format_, files)
-    reason = sink_format(place.format).check(plan.output_schema(live))
-    if reason is not None:
-        raise ConfigError(f"output {place.path}: {reason}")
-    stage = stage_path(Path(place.path), run_id)
-    if found is not None and ours:
-        _check_same(found.plan, plan)
-        with Ledger(stage) as ledger:  # what a crash after the commit left behind
-            ledger.remove()
-        return report(found, "already_done")
-    with Ledger(stage) as ledger, _terminable():
-        begun = ledger.plan()
-        if begun is None:
-            begun = msgspec.structs.replace(plan, call_rows=call_rows(live, plan))
-            ledger.begin(begun)
-        _check_same(begun, plan)
-        live = Live(live.package, live.runtime, call_rows=begun.call_rows)
-        workers = options.workers or cpu_budget()
+    job = make_job(place.shown, target.describe(run_id), options)
+    stage = open_stage(options.stage or target.stage(run_id))
+
+    def find(spool: Path | None, pinned: Origin | None) -> Found | None:
+        def wanted(present: Sequence[str]) -> list[str]:
+            return wanted_columns(live.package.manifest.inputs, job.pass_through, present)
+
+        return find_input(place, Asked(spool, pinned, wanted))
+
+    if done is not None:
+        found = find(None, done.plan.origin)
+        if found is None:
+            _refuse(run_id, job_differences(done.plan, job, package_id(live)))
+        else:
+            _refuse(run_id, differences(done.plan, build_plan(run_id, job, live, found)))
+        with stage.held():  # what a crash after the commit left behind
+            stage.remove()
+        return report(done, "already_done")
+    with stage.held(), _terminable():
         try:
-            return run_plan(live, begun, ledger, workers=workers, overwrite=options.overwrite, tell=progress)
-        except BudgetExceeded:
-            raise
-        except RunError as error:
-            raise type(error)(f"{error} (run {run_id})") from error
+            plan = _begun(stage)
+            found = find(stage.spool, None if plan is None else plan.origin)
+            assert found is not None  # noqa: S101 - there was a spool to copy it to
+            _check_outside(found, target)
+            new = build_plan(run_id, job, live, found)
+            target.check(new.output_schema(live))
+            if plan is None:
+                plan = msgspec.structs.replace(new, call_rows=call_rows(live, new))
+                stage.put("plan.json", msgspec.json.encode(plan))
+            _refuse(run_id, differences(plan, new))
+            live = Live(live.package, live.runtime, call_rows=plan.call_rows)
+            watch = Watch(run_id, plan.total_rows, len(plan.shards), plan.job.max_error_rate, progress)
+            work = Work(live, plan, stage, live.package.directory, options, watch)
+            try:
+                return run_plan(work, target)
+            except BudgetExceeded:
+                raise
+            except RunError as error:
+                raise type(error)(f"{error} (run {run_id})") from error
         finally:
-            ledger.remove_unused()
+            stage.remove_unused()
+
+
+def _begun(stage: Stage) -> Plan | None:
+    """The plan this run was begun with, or None for a new run."""
+    data = stage.get("plan.json")
+    return None if data is None else decode_kept(data, Plan, f"{stage.where}/plan.json")
+
+
+def _target(sink: str, options: ScoreOptions) -> Target:
+    return open_target(parse_place(sink), options.mode, options.key)
 
 
 def _checked(options: ScoreOptions) -> ScoreOptions:
@@ -94,36 +129,29 @@ def _checked(options: ScoreOptions) -> ScoreOptions:
     return decode(msgspec.to_builtins(options), ScoreOptions, "options")
 
 
-def _check_target(place: SinkPlace, found: RunManifest | None, overwrite: bool) -> None:
-    path = Path(place.path)
-    if not path.exists():
+def _check_apart(source: Place, target: Target) -> None:
+    if source.scheme or not isinstance(target, FileTarget):
         return
-    if not overwrite:
-        raise RunError(f"{path}: exists; choose another output, or pass --overwrite")
-    if path.is_dir() != place.directory:
-        raise RunError(f"{path}: is {'a directory' if path.is_dir() else 'a file'}; it is left alone")
-    if place.directory and found is None and any(path.iterdir()):
-        raise RunError(
-            f"{path}: is not an output of Tidemill (no {DIRECTORY}/manifest.json); it is left alone; remove it yourself"
-        )
+    path, output = Path(source.body), target.path.resolve()
+    if path.exists() and path.resolve() == output:
+        raise ConfigError(f"output {target.path}: holds the input; choose another place")
+    if path.is_dir() and path.resolve() in output.parents:
+        raise ConfigError(f"output {target.path}: lies inside the input {path}, which would hold it the next time")
 
 
-def _check_apart(source: Path, root: Path, names: list[str], place: SinkPlace) -> None:
-    target = Path(place.path).resolve()
-    if source.is_dir() and source.resolve() in target.parents:
-        raise ConfigError(f"output {place.path}: lies inside the input {source}, which would hold it the next time")
-    for name in names:
-        path = (root / name).resolve()
-        if path == target or target in path.parents:
-            raise ConfigError(f"output {place.path}: holds the input {name}; choose another place")
+def _check_outside(found: Found, target: Target) -> None:
+    if remote(found.root) or not isinstance(target, FileTarget):
+        return
+    output = target.path.resolve()
+    for file in found.files:
+        path = (Path(found.root) / file.name).resolve()
+        if path == output or output in path.parents:
+            raise ConfigError(f"output {target.path}: holds the input {file.name}; choose another place")
 
 
-def _check_same(begun: Plan, plan: Plan) -> None:
-    changed = differences(begun, plan)
+def _refuse(run_id: str, changed: list[str]) -> None:
     if changed:
-        raise RunError(
-            f"run {plan.run_id} cannot go on: {'; '.join(changed[:5])}; begin a new run, with another run id"
-        )
+        raise RunError(f"run {run_id} cannot go on: {'; '.join(changed[:5])}; begin a new run, with another run id")
 
 
 @contextmanager

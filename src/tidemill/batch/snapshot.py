@@ -1,4 +1,6 @@
-"""The identity of one input file: size, modification time and a digest of its ends, where Parquet keeps its footer."""
+"""The identity of one input file: size, modification time and a digest of its ends, where Parquet keeps its footer;
+or, of an object in a store, its size and etag.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ _TAIL = 1 << 20
 
 
 class Snapshot(Config, frozen=True, kw_only=True):
-    """Two equal snapshots are taken to be of the same bytes. `digest` is SHA-256, hex."""
+    """Two equal snapshots are taken to be of the same bytes. `digest` is SHA-256, hex; `etag` is the store's own."""
 
     size: int
-    mtime_ns: int
-    digest: str
+    mtime_ns: int | None = None
+    digest: str | None = None
+    etag: str | None = None
 
 
 def take_snapshot(path: Path, name: str) -> Snapshot:

@@ -20,10 +20,11 @@ __all__ = ["score"]
 def score(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The package.")],
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Parquet, CSV or JSON lines: a file, a directory or a glob.")
+        str, typer.Argument(metavar="INPUT", help="Files (a path, a directory, a glob), or the URI of what is read.")
     ],
     sink: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A .parquet, .csv or .jsonl file, or a directory of Parquet files.")
+        str,
+        typer.Argument(metavar="OUTPUT", help="A file, a directory of Parquet files, or the URI of what is written."),
     ],
     chunk_rows: Annotated[int, typer.Option(metavar="N", help="Rows read and written at a time.")] = 16_384,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Threads; all cores if left out.")] = None,
@@ -40,7 +41,20 @@ def score(
     dead_letters: Annotated[
         str | None, typer.Option(metavar="PATH", help="File for the rows without an answer (.parquet or .jsonl).")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    mode: Annotated[
+        str,
+        typer.Option(metavar="MODE", help="create, overwrite, append or upsert: what becomes of rows that are there."),
+    ] = "create",
+    key: Annotated[
+        list[str] | None, typer.Option(metavar="COLS", help="Columns by which an upsert finds the rows to replace.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output: --mode overwrite.")
+    ] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="Where shards are scored.")] = "local",
+    stage: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Where the run keeps what is sealed until it is published.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")] = False,
 ) -> None:
     """Score every row of INPUT into OUTPUT, or, with its reason, into the dead letters.
@@ -59,7 +73,10 @@ def score(
         "run_id": run_id,
         "max_error_rate": max_error_rate,
         "dead_letters": dead_letters,
-        "overwrite": overwrite,
+        "mode": "overwrite" if overwrite else mode,
+        "key": names(key),
+        "engine": {"name": engine},
+        "stage": stage,
     }
     options = decode(given, ScoreOptions, "score")
     latest: list[Progress] = []

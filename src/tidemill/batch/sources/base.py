@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
+from tidemill.batch.blobs import Blob
 from tidemill.config import Config
 from tidemill.errors import SourceError
 
@@ -53,14 +53,14 @@ class Piece(Config, frozen=True, kw_only=True):
 class Source(Protocol):
     """Reads one format of files. Holds no state, so that any process can read any piece of a plan."""
 
-    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+    def examine(self, file: Blob, types: Mapping[str, pa.DataType]) -> Examined:
         """Look at a file. `types` are what the model wants of the columns it names, for formats that carry no types.
 
-        Raises SourceError, which calls the file `name`, where it cannot be understood.
+        Raises SourceError, which names the file, where it cannot be understood.
         """
         ...
 
-    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
         """The rows of a piece in order, as batches of `schema` and at most `chunk_rows` rows, in bounded memory.
 
         Raises SourceError naming file, column and row (from 0 in the file) where known.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
+from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
 from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
@@ -28,21 +28,23 @@ _COLUMN = re.compile(r"In CSV column #(\d+): ")
 class CsvSource:
     """Reads RFC 4180: a header line, commas, double quotes, UTF-8."""
 
-    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
-        names = _header(path, name)
+    def examine(self, file: Blob, types: Mapping[str, pa.DataType]) -> Examined:
+        name = file.name
+        names = _header(file)
         schema = pa.schema([(n, _csv_type(types.get(n, pa.string()), n, name)) for n in names])
         if compression(name) is not None:
-            return Examined(schema, [Unit(0, WHOLE, 0, None, path.stat().st_size)])
-        scan = scan_lines(path)
+            return Examined(schema, [Unit(0, WHOLE, 0, None, file.size())])
+        scan = scan_lines(file)
         if scan.quoted or scan.blank:
-            return Examined(schema, [Unit(0, path.stat().st_size, 0, None, path.stat().st_size)])
+            return Examined(schema, [Unit(0, file.size(), 0, None, file.size())])
         units = [  # the header is a line of the first range, and no row
             Unit(u.start, u.stop, max(0, u.first_row - 1), (u.rows or 0) - (u.start == 0), u.nbytes) for u in scan.units
         ]
         return Examined(schema, units)
 
-    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-        names = _header(path, name)
+    def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        name = file.name
+        names = _header(file)
         first = piece.start == 0
         row = piece.first_row
         parse = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1)
@@ -55,7 +57,7 @@ class CsvSource:
         )
         # Threads would cost the row number in errors; parallelism is by shards.
         reading = pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=None if first else names)
-        with open_range(path, name, piece.start, piece.stop) as stream:
+        with open_range(file, piece.start, piece.stop) as stream:
             try:
                 with pa_csv.open_csv(stream, reading, parse, convert) as reader:
                     for batch in reader:
@@ -81,8 +83,9 @@ def _told(name: str, names: list[str], piece: Piece, first: bool, row: int, erro
     return SourceError(f"{name}: row {found}{where}: {reason}")
 
 
-def _header(path: Path, name: str) -> list[str]:
-    text = head(path, name, 1 << 16)
+def _header(file: Blob) -> list[str]:
+    name = file.name
+    text = head(file, 1 << 16)
     if not text.strip():
         raise SourceError(f"{name}: is empty; a CSV file begins with a line of column names")
     try:

@@ -6,12 +6,12 @@ No line end stands inside a JSON value, so any plain file is cut into ranges.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import orjson
 import pyarrow as pa
 import pyarrow.json as pa_json
 
+from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
 from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
@@ -26,18 +26,20 @@ _SAMPLE = 1 << 20
 class JsonlSource:
     """Reads one JSON object a line, UTF-8. Blank lines are no rows."""
 
-    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
-        schema = _schema(head(path, name, _SAMPLE), types, name)
+    def examine(self, file: Blob, types: Mapping[str, pa.DataType]) -> Examined:
+        name = file.name
+        schema = _schema(head(file, _SAMPLE), types, name)
         if compression(name) is not None:
-            return Examined(schema, [Unit(0, WHOLE, 0, None, path.stat().st_size)])
-        scan = scan_lines(path)
+            return Examined(schema, [Unit(0, WHOLE, 0, None, file.size())])
+        scan = scan_lines(file)
         if scan.blank:  # lines are not rows: the rows before a range are known only by reading them
-            return Examined(schema, [Unit(0, path.stat().st_size, 0, None, path.stat().st_size)])
+            return Examined(schema, [Unit(0, file.size(), 0, None, file.size())])
         return Examined(schema, scan.units)
 
-    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        name = file.name
         row = piece.first_row
-        with open_range(path, name, piece.start, piece.stop) as stream:
+        with open_range(file, piece.start, piece.stop) as stream:
             rest = b""
             while True:
                 try:

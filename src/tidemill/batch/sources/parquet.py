@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemill.batch.blobs import Blob
 from tidemill.batch.sources.base import CHUNK_BYTES, Examined, Piece, Unit, bounded, unreadable
 from tidemill.errors import SourceError
 
@@ -17,49 +17,51 @@ __all__ = ["ParquetSource"]
 class ParquetSource:
     """Types come from the file; the model's own are cast to on the way into it."""
 
-    def examine(self, path: Path, name: str, types: Mapping[str, pa.DataType]) -> Examined:
+    def examine(self, file: Blob, types: Mapping[str, pa.DataType]) -> Examined:
         del types  # the file carries its own
-        with _open(path, name) as file:
-            meta = file.metadata
+        with _open(file) as parquet:
+            meta = parquet.metadata
             units: list[Unit] = []
             row = 0
             for i in range(meta.num_row_groups):
                 group = meta.row_group(i)
                 units.append(Unit(i, i + 1, row, group.num_rows, group.total_byte_size))
                 row += group.num_rows
-            schema = file.schema_arrow
+            schema = parquet.schema_arrow
         seen: set[str] = set()
         for column in schema.names:
             if column in seen:
-                raise SourceError(f"{name}: two columns are called {column!r}; rename one")
+                raise SourceError(f"{file.name}: two columns are called {column!r}; rename one")
             seen.add(column)
         return Examined(schema.remove_metadata(), units or [Unit(0, 0, 0, 0, 0)])
 
-    def read(self, path: Path, name: str, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+    def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
         row = piece.first_row
-        with _open(path, name) as file:
+        with _open(file) as parquet:
             groups = list(range(piece.start, piece.stop))
-            rows = _chunk_rows(file, groups, set(schema.names), chunk_rows)
+            rows = _chunk_rows(parquet, groups, set(schema.names), chunk_rows)
             # One thread a reader: parallelism is by shards. Pages come through a small buffer, so that a row group
             # of any size is never held whole.
-            batches = file.iter_batches(rows, row_groups=groups, columns=schema.names, use_threads=False)
+            batches = parquet.iter_batches(rows, row_groups=groups, columns=schema.names, use_threads=False)
             while True:
                 try:
                     batch = next(batches, None)
                 except (pa.ArrowException, OSError) as error:
-                    raise unreadable(name, row, error) from None
+                    raise unreadable(file.name, row, error) from None
                 if batch is None:
                     return
-                for part in bounded(_conform(batch, schema, name, row), rows):
+                for part in bounded(_conform(batch, schema, file.name, row), rows):
                     yield part
                     row += part.num_rows
 
 
-def _open(path: Path, name: str) -> pq.ParquetFile:
+def _open(file: Blob) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 18, page_checksum_verification=True)
+        return pq.ParquetFile(
+            file.path or file.open(), pre_buffer=False, buffer_size=1 << 18, page_checksum_verification=True
+        )
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise SourceError(f"{file.name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _chunk_rows(file: pq.ParquetFile, groups: list[int], columns: set[str], chunk_rows: int) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
+from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Unit
 from tidemill.errors import SourceError
@@ -29,22 +29,22 @@ class Scan:
     blank: bool
 
 
-def open_range(path: Path, name: str, start: int, stop: int) -> pa.NativeFile:
+def open_range(file: Blob, start: int, stop: int) -> pa.NativeFile:
     """A stream over bytes start to stop, or over all of a compressed file, decompressed."""
     try:
-        packed = compression(name)
+        packed = compression(file.name)
         if packed is not None:
-            return pa.input_stream(str(path), compression=packed)
-        file = pa.OSFile(str(path), "rb")
-        return file.get_stream(start, stop - start)
+            return pa.input_stream(str(file.path) if file.path else file.open(), compression=packed)
+        whole = pa.OSFile(str(file.path), "rb") if file.path else pa.PythonFile(file.open(), "r")
+        return whole.get_stream(start, min(stop, file.size()) - start)
     except OSError as error:
-        raise SourceError(f"{name}: cannot be read: {error}") from None
+        raise SourceError(f"{file.name}: cannot be read: {error}") from None
 
 
-def head(path: Path, name: str, nbytes: int) -> bytes:
+def head(file: Blob, nbytes: int) -> bytes:
     """The first whole lines of a file, about `nbytes` of them; more where one line is longer."""
     try:
-        with open_range(path, name, 0, WHOLE) as stream:
+        with open_range(file, 0, WHOLE) as stream:
             data: bytes = stream.read(nbytes)
             while True:
                 more = stream.read(nbytes)
@@ -54,16 +54,16 @@ def head(path: Path, name: str, nbytes: int) -> bytes:
                     return data[: data.rindex(b"\n") + 1]
                 data += more
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise SourceError(f"{file.name}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def scan_lines(path: Path) -> Scan:
+def scan_lines(file: Blob) -> Scan:
     """Read a plain file once, at the speed of `memchr`, and cut it after line ends into ranges of about 32 MiB."""
     units: list[Unit] = []
     start = position = row = lines = 0
     quoted = blank = False
     last = b"\n"
-    for block in _blocks(path):
+    for block in _blocks(file):
         quoted = quoted or b'"' in block
         seam = last + block
         blank = blank or b"\n\n" in seam or b"\n\r\n" in seam or b"\r\n\r\n" in seam
@@ -83,7 +83,7 @@ def scan_lines(path: Path) -> Scan:
     return Scan(units or [Unit(0, 0, 0, 0, 0)], quoted, blank)
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
+def _blocks(file: Blob) -> Iterator[bytes]:
+    with open(file.path, "rb", buffering=0) if file.path else file.open() as stream:
+        while block := stream.read(_BLOCK):
             yield block

@@ -12,6 +12,7 @@ import pyarrow as pa
 from tidemill.batch.ledger import PartFile, Sealed, part_file
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
+from tidemill.batch.stage import Stage
 from tidemill.errors import RunError, SinkError
 
 __all__ = ["Assembly"]
@@ -20,7 +21,7 @@ __all__ = ["Assembly"]
 class Assembly:
     """Joins parts into `work/output` of the stage. Starts anew with each execution of a run."""
 
-    def __init__(self, plan: Plan, stage: Path, schema: pa.Schema) -> None:
+    def __init__(self, plan: Plan, stage: Stage, schema: pa.Schema) -> None:
         self._plan = plan
         self._stage = stage
         self._schema = schema
@@ -29,7 +30,7 @@ class Assembly:
         self._changed = threading.Condition()
         self._stopped = False
         self._error: OSError | None = None
-        self.path = stage / "work" / "output"
+        self.path = stage.work() / "output"
         self._thread = threading.Thread(target=self._join, name="tidemill-join")
         self._thread.start()
 
@@ -42,7 +43,7 @@ class Assembly:
     def finish(self) -> PartFile:
         """Once all shards were added: the durable file and its rows, counted. Raises SinkError, RunError."""
         self._thread.join()
-        name = Path(self._plan.job.sink.path).name
+        name = Path(self._plan.job.sink.uri).name
         if self._error is not None:
             reason = self._error.strerror or str(self._error).splitlines()[0]
             raise SinkError(f"{name}: cannot be written: {reason}; make room and resume the run") from self._error
@@ -68,7 +69,7 @@ class Assembly:
                     marker = self._next(index)
                     if marker is None:
                         break
-                    joiner.add(self._stage / "parts" / marker.part.name)
+                    joiner.add(self._stage.fetch("parts", marker.part.name))
             except OSError:
                 with suppress(OSError):
                     joiner.close()

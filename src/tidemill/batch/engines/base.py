@@ -1,0 +1,42 @@
+"""The one interface of engines: they decide where shards are scored, and call `score_shard` there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from tidemill.batch.ledger import Sealed
+from tidemill.batch.options import ScoreOptions
+from tidemill.batch.plan import Plan, Shard
+from tidemill.batch.stage import Stage
+from tidemill.batch.watch import Watch
+from tidemill.prediction.live import Live
+
+__all__ = ["ENGINES", "Engine", "Work", "engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine is given. `package` is the directory that `live` was loaded from."""
+
+    live: Live
+    plan: Plan
+    stage: Stage
+    package: Path
+    options: ScoreOptions
+    watch: Watch
+
+
+# Scores the shards; returns once each is sealed, and has told of each. Its first error stops the others.
+Engine = Callable[[Work, Sequence[Shard], Callable[[Sealed], None]], None]
+
+ENGINES: dict[str, str] = {"local": "tidemill.batch.engines.local:run"}
+
+
+def engine(name: str) -> Engine:
+    """The engine of this name; the options hold only names that exist."""
+    module, function = ENGINES[name].split(":")
+    found: Engine = getattr(import_module(module), function)
+    return found

@@ -1,0 +1,221 @@
+"""The stage: where a run keeps its plan and what is sealed until its output is published.
+
+plan.json    what the run is
+shards/      a marker for each sealed shard: its counts, and the checksums of what holds its rows
+parts/       sealed parts; becomes the output when that is a directory
+dead/        sealed dead letters
+spool/       a copy of an input that cannot be read in place
+work/        what is being written; means nothing to a resume
+lock         held by the one driver
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from tidemill.batch.ledger import PartFile, Sealed, decode_kept, sync_directory, write_durably
+from tidemill.batch.places import SourceFormat
+from tidemill.batch.plan import Plan
+from tidemill.batch.sinks import sink
+from tidemill.errors import RunError
+
+__all__ = ["Kind", "LocalStage", "Stage", "open_stage"]
+
+Kind = Literal["parts", "dead"]
+
+
+class Stage(Protocol):
+    """Keeps what a run has sealed. `where` is a directory or a URI, by which another process can open it."""
+
+    where: str
+    spool: Path
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the one driver of the run. Raises RunError where another is."""
+        ...
+
+    def work(self) -> Path:
+        """A directory of this machine for what is being written."""
+        ...
+
+    def clean(self) -> None:
+        """Throw away what earlier executions left half written."""
+        ...
+
+    def keep(self, kind: Kind, path: Path, name: str) -> None:
+        """Make a written file durable under that name. Raises OSError as the disk does, or SinkError."""
+        ...
+
+    def mark(self, marker: Sealed) -> Sealed:
+        """Seal a shard. The first marker counts: whoever comes later gets that one back."""
+        ...
+
+    def sealed(self, plan: Plan) -> dict[int, Sealed]:
+        """The shards that are sealed, each with its files found whole. Other markers are taken away."""
+        ...
+
+    def fetch(self, kind: Kind, name: str) -> Path:
+        """A path of this machine with the bytes of a kept file."""
+        ...
+
+    def rows(self, kind: Kind, part: PartFile, format_: SourceFormat) -> int:
+        """The rows that a kept file holds, as it tells itself."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Keep a small file, as a whole or not at all. Raises SinkError."""
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """A small file, or None where there is none."""
+        ...
+
+    def remove(self) -> None:
+        """Take everything away: the output holds the truth now."""
+        ...
+
+    def remove_unused(self) -> None:
+        """Take everything away if it is nothing that a resume would keep or a person would look at."""
+        ...
+
+
+def open_stage(where: str) -> Stage:
+    """The stage that lies there."""
+    return LocalStage(Path(where))
+
+
+class LocalStage:
+    """A directory, on the file system of the output where a rename is to publish it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.where = str(path)
+        self.spool = path / "spool"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        lock = self._hold()
+        try:
+            for name in ("shards", "parts", "dead", "work"):
+                (self.path / name).mkdir(exist_ok=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def _hold(self) -> int:
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:  # its last driver has just finished and removed it
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise RunError(
+                    f"{self.path.name}: another process is driving this run; let it finish, or use another run id"
+                ) from None
+            if self._still_there(lock):
+                return lock
+            os.close(lock)
+
+    def _still_there(self, lock: int) -> bool:
+        try:
+            return os.stat(self.path / "lock").st_ino == os.fstat(lock).st_ino
+        except FileNotFoundError:
+            return False
+
+    def work(self) -> Path:
+        return self.path / "work"
+
+    def clean(self) -> None:
+        shutil.rmtree(self.path / "work")
+        (self.path / "work").mkdir()
+
+    def keep(self, kind: Kind, path: Path, name: str) -> None:
+        os.rename(path, self.path / kind / name)
+        sync_directory(self.path / kind)
+
+    def mark(self, marker: Sealed) -> Sealed:
+        path = self._marker(marker.shard)
+        # Beside the parts' own names, so that two attempts at one shard never write the same file.
+        aside = path.with_name(f"{path.name}.{marker.part.name}")
+        write_durably(aside, msgspec.json.encode(marker))
+        try:
+            os.link(aside, path)
+            sync_directory(path.parent)
+        except FileExistsError:
+            return decode_kept(path.read_bytes(), Sealed, str(path))
+        except OSError:  # a file system without hard links has no second driver's attempts either
+            os.rename(aside, path)
+            sync_directory(path.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+        return marker
+
+    def sealed(self, plan: Plan) -> dict[int, Sealed]:
+        found: dict[int, Sealed] = {}
+        for shard in plan.shards:
+            path = self._marker(shard.index)
+            try:
+                marker = decode_kept(path.read_bytes(), Sealed, str(path))
+            except FileNotFoundError:
+                continue
+            except (RunError, OSError):
+                marker = None
+            if marker is not None and marker.shard == shard.index and self._whole(marker):
+                found[shard.index] = marker
+            else:
+                path.unlink()
+        return found
+
+    def _marker(self, shard: int) -> Path:
+        return self.path / "shards" / f"{shard:05d}.json"
+
+    def _whole(self, marker: Sealed) -> bool:
+        return _holds(self.path / "parts", marker.part) and (
+            marker.dead is None or _holds(self.path / "dead", marker.dead)
+        )
+
+    def fetch(self, kind: Kind, name: str) -> Path:
+        return self.path / kind / name
+
+    def rows(self, kind: Kind, part: PartFile, format_: SourceFormat) -> int:
+        return sink(format_).count(self.path / kind / part.name)
+
+    def put(self, name: str, data: bytes) -> None:
+        write_durably(self.path / name, data)
+
+    def get(self, name: str) -> bytes | None:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / name).read_bytes()
+        return None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_unused(self) -> None:
+        for name in ("shards", "dead", "spool"):
+            if (self.path / name).is_dir() and any((self.path / name).iterdir()):
+                return
+        self.remove()
+
+
+def _holds(directory: Path, part: PartFile) -> bool:
+    path = directory / part.name
+    if "/" in part.name or not path.is_file() or path.stat().st_size != part.bytes:
+        return False
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == part.sha256

@@ -1,0 +1,231 @@
+"""Files: one file, or a directory of Parquet parts. All is put in place aside, then a single rename publishes it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from tidemill.batch.ledger import Sealed, sync_directory, write_durably
+from tidemill.batch.manifest import RunManifest
+from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
+from tidemill.batch.plan import Plan
+from tidemill.batch.sinks import sink
+from tidemill.batch.sinks.parquet import read_stamp
+from tidemill.batch.stage import LocalStage, Stage
+from tidemill.batch.targets.assembly import Assembly
+from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.errors import ConfigError, RunError, SinkError
+from tidemill.model.package import digest_file
+from tidemill.renames import exchange, rename_new
+
+__all__ = ["DIRECTORY", "FileTarget"]
+
+# Inside an output directory; readers leave names with an underscore out.
+DIRECTORY = "_tidemill"
+
+
+class FileTarget:
+    """A path of this machine: readers see the old output or the new one, never something between."""
+
+    guarantee: Guarantee = "atomic"
+
+    def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
+        del key
+        if mode not in ("create", "overwrite"):
+            raise ConfigError(f"output {place.shown}: files are created or overwritten as a whole, got mode {mode}")
+        self._mode: Mode = mode
+        self._format, self.directory = sink_format(place.body)
+        self.path = Path(os.path.abspath(place.body))
+
+    def describe(self, run_id: str) -> SinkPlace:
+        del run_id
+        path = str(self.path)
+        return SinkPlace(
+            uri=path,
+            mode=self._mode,
+            format=self._format,
+            passing=not self.directory,
+            directory=self.directory,
+            dead=f"{path}/{DIRECTORY}/dead" if self.directory else f"{path}.dead.parquet",
+            manifest=str(self._manifest),
+        )
+
+    def stage(self, run_id: str) -> str:
+        """On the file system of the output, so that a rename can publish."""
+        return str(self.path.parent / f".{self.path.name}.tidemill-{run_id}")
+
+    def committed(self, run_id: str) -> RunManifest | None:
+        found = self._found()
+        return found if found is not None and found.run_id == run_id else None
+
+    def allow(self) -> None:
+        path = self.path
+        if not path.exists():
+            return
+        if self._mode == "create":
+            raise RunError(f"{path}: exists; choose another output, or pass --overwrite")
+        if path.is_dir() != self.directory:
+            raise RunError(f"{path}: is {'a directory' if path.is_dir() else 'a file'}; it is left alone")
+        if self.directory and self._found() is None and any(path.iterdir()):
+            raise RunError(
+                f"{path}: is not an output of Tidemill (no {DIRECTORY}/manifest.json); it is left alone; "
+                "remove it yourself"
+            )
+
+    def check(self, schema: pa.Schema) -> None:
+        reason = sink(self._format).check(schema)
+        if reason is not None:
+            raise ConfigError(f"output {self.path}: {reason}")
+
+    def publication(self, plan: Plan, stage: Stage, schema: pa.Schema) -> Publication:
+        if not self.directory:
+            return _File(plan, stage, schema, overwrite=self._mode == "overwrite")
+        if not isinstance(stage, LocalStage):
+            raise ConfigError(f"output {self.path}: a directory needs a stage beside it, got {stage.where}")
+        return _Directory(stage.path, overwrite=self._mode == "overwrite")
+
+    @property
+    def _manifest(self) -> Path:
+        """Where the manifest of a committed output lies: inside a directory, beside a file."""
+        return self.path / DIRECTORY / "manifest.json" if self.directory else Path(f"{self.path}.manifest.json")
+
+    def _found(self) -> RunManifest | None:
+        """The manifest of the output that is there now, or None where there is none, or not one of ours.
+
+        A directory carries its manifest inside. A file must be the one its manifest names: by the run id in the footer
+        (Parquet), by its SHA-256 (CSV, JSON lines).
+        """
+        try:
+            manifest = msgspec.json.decode(self._manifest.read_bytes(), type=RunManifest)
+        except (OSError, msgspec.DecodeError):
+            return None
+        if self.directory:
+            return manifest
+        path = self.path
+        if not path.is_file() or len(manifest.parts) != 1 or path.stat().st_size != manifest.parts[0].bytes:
+            return None
+        if self._format == "parquet":
+            stamp = read_stamp(path)
+            ours = stamp is not None and msgspec.json.decode(stamp).get("run_id") == manifest.run_id
+            return manifest if ours else None
+        return manifest if digest_file(path) == manifest.parts[0].sha256 else None
+
+
+class _Directory:
+    """The stage's parts become the directory."""
+
+    def __init__(self, stage: Path, *, overwrite: bool) -> None:
+        self._stage, self._overwrite = stage, overwrite
+
+    def add(self, marker: Sealed) -> None:
+        """They are taken over all at once."""
+
+    def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
+        try:
+            self._commit(manifest, sealed)
+        except OSError as error:
+            raise _refused(manifest, error) from error
+        return manifest
+
+    def abandon(self) -> None:
+        """Nothing is held."""
+
+    def _commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> None:
+        target, parts = Path(manifest.plan.job.sink.uri), self._stage / "parts"
+        old = self._stage / "replaced"
+        if old.exists() and not target.exists():
+            # The fallback below was cut off between its two renames.
+            os.rename(parts, target)
+            sync_directory(target.parent)
+            return
+        inside = parts / DIRECTORY
+        shutil.rmtree(inside, ignore_errors=True)
+        inside.mkdir()
+        _keep_only(parts, {m.part.name for m in sealed})
+        if manifest.dead and manifest.plan.job.dead_letters is None:
+            _link_dead(sealed, self._stage, inside / "dead")
+        write_durably(inside / "manifest.json", msgspec.json.encode(manifest))
+        sync_directory(inside)
+        sync_directory(parts)
+        if self._overwrite and target.exists():
+            if not exchange(parts, target):
+                # No exchange on this file system: for an instant readers find neither the old nor the new.
+                os.rename(target, old)
+                os.rename(parts, target)
+        else:
+            rename_new(parts, target)
+        sync_directory(target.parent)
+
+
+class _File:
+    """Parts are joined, in their order, while others are still scored."""
+
+    def __init__(self, plan: Plan, stage: Stage, schema: pa.Schema, *, overwrite: bool) -> None:
+        self._joined = Assembly(plan, stage, schema)
+        self._overwrite = overwrite
+
+    def add(self, marker: Sealed) -> None:
+        self._joined.add(marker)
+
+    def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
+        del sealed
+        try:
+            return self._commit(manifest)
+        except OSError as error:
+            raise _refused(manifest, error) from error
+
+    def abandon(self) -> None:
+        self._joined.abandon()
+
+    def _commit(self, manifest: RunManifest) -> RunManifest:
+        plan = manifest.plan
+        target = Path(plan.job.sink.uri)
+        record = msgspec.structs.replace(manifest, parts=(self._joined.finish(),))
+        write_durably(Path(plan.job.sink.manifest), msgspec.json.encode(record))
+        if self._overwrite:
+            os.rename(self._joined.path, target)
+        else:
+            rename_new(self._joined.path, target)
+        sync_directory(target.parent)
+        if not manifest.dead and plan.job.dead_letters is None:
+            # Those of an output that was here before are not this one's.
+            Path(plan.job.sink.dead).unlink(missing_ok=True)
+        return record
+
+
+def _refused(manifest: RunManifest, error: OSError) -> RunError | SinkError:
+    if isinstance(error, FileExistsError):
+        return RunError(
+            f"{error.filename}: appeared while the run was going; move it away, or pass --overwrite, and resume"
+        )
+    reason = error.strerror or str(error).splitlines()[0]
+    return SinkError(f"{manifest.plan.job.sink.uri}: cannot be written: {reason}; make room and resume the run")
+
+
+def _keep_only(directory: Path, names: set[str]) -> None:
+    for path in directory.iterdir():
+        if path.name not in names and path.name != DIRECTORY:
+            path.unlink()
+
+
+def _link_dead(sealed: Sequence[Sealed], stage: Path, place: Path) -> None:
+    """Hard links: until the run is published, the ledger keeps its own names for them."""
+    place.mkdir()
+    for marker in sealed:
+        if marker.dead is not None:
+            _link(stage / "dead" / marker.dead.name, place / marker.dead.name)
+    sync_directory(place)
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, place)
+        with open(place, "rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,45 @@
+"""The dead letters of a run as one file, where they do not lie inside its output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+
+from tidemill.batch.dead import dead_schema
+from tidemill.batch.ledger import Sealed, part_file, sync_directory
+from tidemill.batch.manifest import RunManifest, dead_path
+from tidemill.batch.sinks import sink
+from tidemill.batch.stage import Stage
+from tidemill.errors import RunError, SinkError
+
+__all__ = ["join_dead"]
+
+
+def join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
+    """Put them in place, as a whole or not at all. Raises SinkError, RunError."""
+    path = dead_path(manifest.plan)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.tidemill-{manifest.run_id}")
+        format_ = sink("jsonl" if path.suffix == ".jsonl" else "parquet")
+        writer = format_.open(aside, dead_schema(manifest.plan.read_schema), b"{}")
+        try:
+            for marker in sealed:
+                if marker.dead is not None:
+                    with pq.ParquetFile(stage.fetch("dead", marker.dead.name), pre_buffer=False) as file:
+                        for batch in file.iter_batches(8192, use_threads=False):
+                            writer.write(batch)
+        finally:
+            writer.close()
+        found = part_file(aside, format_.count(aside)).rows
+        if found != manifest.dead:
+            raise RunError(
+                f"{path.name} holds {found} dead letters, {manifest.dead} were counted; nothing is published"
+            )
+        os.rename(aside, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise SinkError(f"{path}: cannot be written: {reason}; make room and resume the run") from error
