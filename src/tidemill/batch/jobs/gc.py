@@ -1,0 +1,217 @@
+"""What runs left behind, removed by age: stages nobody goes on with, uploads nobody completed, records of old runs.
+
+A stage is removed under its own lock, which the driver of a living run holds: a run that lives loses nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from tidemill.batch.jobs.index import RunIndex, RunRecord
+from tidemill.batch.options import RUN_ID
+from tidemill.batch.places import parse_place
+from tidemill.errors import ConfigError
+
+__all__ = ["Left", "collect", "duration"]
+
+_RUNS = "tidemill-runs"
+_STAGE = re.compile(rf"\..+\.tidemill-({RUN_ID.strip('^')})", re.DOTALL)
+# What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
+_INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", "replaced"})
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a run left: `age` in seconds since it was last written. `kept` says why it stays, or is ""."""
+
+    kind: str
+    where: str
+    age: float
+    bytes: int = 0
+    kept: str = ""
+
+
+def duration(text: str) -> timedelta:
+    """`90s`, `30m`, `12h`, `7d`, `2w`. Raises ConfigError."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text)
+    if found is None:
+        raise ConfigError(f"{text!r}: expected a number and one of s, m, h, d, w, as 7d")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dry_run: bool) -> list[Left]:
+    """Remove what is older, and tell of everything that was old enough, with why it stays where it does.
+
+    Each of `places` is an output, a directory that outputs lie in, or a prefix of a store. Without any, it is
+    where the runs of the index are, and their records. Raises ConfigError, RunError for a place that cannot be looked
+    at.
+    """
+    records = {r.run_id: r for r in index.all()}
+    named = list(places) or [p for r in records.values() for p in (r.stage, r.output)] + [os.curdir]
+    found: list[Left] = []
+    for place in dict.fromkeys(named):
+        parsed = parse_place(place)
+        if parsed.scheme in ("s3", "gs", "az"):
+            found += _uploads(place, older_than, dry_run) if places else ()
+        elif not parsed.scheme:
+            found += _below(Path(parsed.body).absolute(), older_than, records, dry_run)
+    found = list({left.where: left for left in found}.values())
+    if not places:
+        found += _records(records.values(), older_than, index, dry_run)
+    return found
+
+
+def _below(path: Path, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
+    """What was left beside an output, or in a directory of outputs."""
+    beside = [e for e in _entries(path.parent) if e.name.startswith(f".{path.name}.")]
+    for entry in [*beside, *_entries(path)]:
+        named = _STAGE.fullmatch(entry.name)
+        if named is None:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _stage(Path(entry.path), older_than, dry_run)
+        elif entry.is_file(follow_symlinks=False):
+            yield from _aside(Path(entry.path), records.get(named[1]), older_than, dry_run)
+    own = [path] if path.parent.name == _RUNS else []
+    for stage in [*own, *(Path(e.path) for e in _entries(path / _RUNS) if e.is_dir(follow_symlinks=False))]:
+        yield from _stage(stage, older_than, dry_run)
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as found:
+            return sorted(found, key=lambda e: e.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _stage(path: Path, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
+    inside = {e.name for e in _entries(path)}
+    if not (inside & {"lock", "plan.json"} or inside <= _INSIDE):
+        return
+    age = _age(path)
+    if age < older_than.total_seconds():
+        return
+    left = Left(kind="stage", where=str(path), age=age, bytes=_size(path))
+    with _locked(path) as ours:
+        # Once more, now that no driver can begin: one may have been at it just before.
+        if not ours or _age(path) < older_than.total_seconds():
+            yield msgspec.structs.replace(left, kept="a run is going on in it")
+        elif "held.json" in inside:
+            yield msgspec.structs.replace(left, kept="held: publish or discard the run")
+        else:
+            if not dry_run:
+                _remove(path)
+            yield left
+
+
+@contextmanager
+def _locked(stage: Path) -> Iterator[bool]:
+    """Hold a stage as its driver would; whether that was to be had."""
+    try:
+        lock = os.open(stage / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # its removal was cut off
+        yield True
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(lock)
+
+
+def _remove(stage: Path) -> None:
+    """The lock goes last: until then no driver takes the stage for one that it can go on with."""
+    for entry in _entries(stage):
+        if entry.name == "lock":
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
+    (stage / "lock").unlink(missing_ok=True)
+    with suppress(OSError):  # a run that has just begun anew
+        stage.rmdir()
+
+
+def _aside(path: Path, record: RunRecord | None, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
+    """Dead letters of a run that died while they were joined."""
+    stat = path.lstat()
+    age = time.time() - stat.st_mtime
+    if age < older_than.total_seconds():
+        return
+    left = Left(kind="dead letters", where=str(path), age=age, bytes=stat.st_size)
+    if record is not None and record.under_way and record.driver is not None and record.driver.alive is not False:
+        yield msgspec.structs.replace(left, kept="its run is going on")
+        return
+    if not dry_run:
+        path.unlink(missing_ok=True)
+    yield left
+
+
+def _uploads(uri: str, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
+    from tidemill.batch.stores.uploads import abandoned_uploads, abort_uploads
+
+    now = datetime.now(UTC)
+    found = abandoned_uploads(uri, older_than, now)
+    if not dry_run:
+        abort_uploads(uri, found)
+    for upload in found:
+        where = f"{uri}: {upload.key} ({upload.id[:12]})"
+        yield Left(kind="upload", where=where, age=(now - upload.begun).total_seconds())
+
+
+def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunIndex, dry_run: bool) -> Iterator[Left]:
+    """Records of runs that ended long ago; of each job the last one that was published is what the next one is compared
+    with.
+    """
+    now = datetime.now(UTC)
+    for record in records:
+        age = (now - datetime.fromisoformat(record.updated_at)).total_seconds()
+        if age < older_than.total_seconds():
+            continue
+        path = index.path(record.run_id)
+        left = Left(kind="record", where=str(path), age=age, bytes=path.stat().st_size)
+        last = index.last_done(record.job) if record.job else None
+        if record.state == "held":
+            yield msgspec.structs.replace(left, kept="held: publish or discard the run")
+        elif record.under_way and record.driver is not None and record.driver.alive:
+            yield msgspec.structs.replace(left, kept="its run is going on")
+        elif last is not None and last.run_id == record.run_id:
+            yield msgspec.structs.replace(left, kept=f"the last published run of {record.job}")
+        else:
+            if not dry_run:
+                index.remove(record.run_id)
+            yield left
+
+
+def _age(stage: Path) -> float:
+    """Seconds since anything was written in a stage."""
+    newest = stage.lstat().st_mtime
+    for below in (stage, stage / "shards", stage / "parts", stage / "work", stage / "spool"):
+        for entry in _entries(below):
+            with suppress(FileNotFoundError):
+                newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
+    return max(0.0, time.time() - newest)
+
+
+def _size(stage: Path) -> int:
+    total = 0
+    for base, _, names in os.walk(stage):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(base, name)).st_size
+    return total

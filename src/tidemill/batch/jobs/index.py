@@ -1,0 +1,209 @@
+"""The run index: a directory of small JSON records that tell where each run is and what became of it.
+
+It only points: the stage and the manifest hold the truth, and from them a lost record is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from tidemill.batch.distribution import Distribution
+from tidemill.batch.jobs.gate import Check
+from tidemill.batch.options import RUN_ID
+from tidemill.config import Config
+from tidemill.errors import NotFound, RunError
+
+__all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "now", "this_process"]
+
+State = Literal["planned", "running", "committing", "held", "done", "failed", "cancelled", "over_budget"]
+UNDER_WAY = frozenset({"planned", "running", "committing"})
+_MOST_BYTES = 8 << 20
+
+
+class Driver(Config, frozen=True, kw_only=True):
+    """The process that drives a run. `started` tells it from a later one of the same number; "" where unknown."""
+
+    host: str
+    pid: int
+    started: str = ""
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether it lives; None where that cannot be told from this machine."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return not self.started or _started(self.pid) == self.started
+
+
+class HookResult(Config, frozen=True, kw_only=True):
+    """What became of a hook: its kind, whether it went well, how often it was tried, and what was wrong."""
+
+    kind: Literal["webhook", "command"]
+    passed: bool
+    attempts: int
+    told: str = ""
+
+
+class RunRecord(Config, frozen=True, kw_only=True):
+    """A run as the index knows it.
+
+    `job` is "" for a run of `tidemill score`. Times are ISO 8601 in UTC; `seconds` are of the last execution.
+    `attempts` counts, by shard, those that were begun more than once. `cost` is in the currency of the job's
+    `price_per_hour`.
+    """
+
+    format: Literal[1]
+    run_id: Annotated[str, msgspec.Meta(pattern=RUN_ID)]
+    job: str = ""
+    state: State
+    package: str
+    source: str
+    output: str
+    stage: str
+    manifest: str = ""
+    dead_letters: str | None = None
+    engine: str = "local"
+    driver: Driver | None = None
+    created_at: str
+    updated_at: str
+    finished_at: str | None = None
+    read: int = 0
+    written: int = 0
+    dead: int = 0
+    total_rows: int | None = None
+    resumed_rows: int = 0
+    errors: dict[str, int] = msgspec.field(default_factory=dict)
+    shards: int = 0
+    shards_done: int = 0
+    attempts: dict[int, int] = msgspec.field(default_factory=dict)
+    seconds: float = 0.0
+    rows_per_second: float = 0.0
+    peak_rss_bytes: int = 0
+    cpu_seconds: float = 0.0
+    cost: float | None = None
+    outputs: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    hooks: tuple[HookResult, ...] = ()
+    error: str | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a driver should be at it."""
+        return self.state in UNDER_WAY
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None where rows or rate are not known."""
+        if self.total_rows is None or self.rows_per_second <= 0:
+            return None
+        return max(0.0, (self.total_rows - self.read) / self.rows_per_second)
+
+
+def home() -> Path:
+    """Where Tidemill keeps its own state: `$TIDEMILL_HOME`, or by the XDG rules `~/.local/state/tidemill`."""
+    given = os.environ.get("TIDEMILL_HOME")
+    if given:
+        return Path(given)
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # A relative one is to be ignored, says the specification.
+    return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "tidemill"
+
+
+def now() -> str:
+    """This moment as records tell it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def this_process() -> Driver:
+    """The process that asks."""
+    return Driver(host=socket.gethostname(), pid=os.getpid(), started=_started(os.getpid()))
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks of the kernel since the machine did; "" where the kernel does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+class RunIndex:
+    """The records below a directory. Each is written whole, by rename; the driver of a run is its one writer."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.directory = (root or home()) / "runs"
+
+    def path(self, run_id: str) -> Path:
+        """Where the record of a run lies. Raises NotFound for what cannot be a run's id."""
+        if not re.match(RUN_ID, run_id):
+            raise NotFound(f"{run_id!r} is no run id: letters, digits and . _ - are, 64 at most")
+        return self.directory / f"{run_id}.json"
+
+    def write(self, record: RunRecord) -> None:
+        """Put a record in place of the one before. Raises OSError."""
+        path = self.path(record.run_id)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            aside.write_bytes(msgspec.json.encode(record))
+            os.rename(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def find(self, run_id: str) -> RunRecord | None:
+        """The record of a run, or None. Raises RunError for one that was damaged."""
+        path = self.path(run_id)
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise RunError(f"{path}: is no record of a run; remove it, and `tidemill run add` it again")
+            return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+        except FileNotFoundError:
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{path}: was damaged ({error}); remove it, and `tidemill run add` it again") from None
+
+    def get(self, run_id: str) -> RunRecord:
+        """The record of a run. Raises NotFound, RunError for one that was damaged."""
+        found = self.find(run_id)
+        if found is None:
+            raise NotFound(
+                f"run {run_id}: not in {self.directory}; `tidemill run list` shows those that are, and "
+                "`tidemill run add PLACE` takes one up from its output or its stage"
+            )
+        return found
+
+    def all(self) -> Iterator[RunRecord]:
+        """Every record that can be read, the latest first."""
+        found = []
+        for path in self.directory.glob("*.json"):
+            try:
+                record = self.find(path.stem)
+            except (RunError, NotFound, OSError):
+                continue
+            if record is not None:
+                found.append(record)
+        yield from sorted(found, key=lambda r: (r.created_at, r.run_id), reverse=True)
+
+    def last_done(self, job: str, *, but: str = "") -> RunRecord | None:
+        """The last published run of a job, other than the one named."""
+        done = [r for r in self.all() if r.job == job and r.state == "done" and r.run_id != but]
+        return max(done, key=lambda r: r.finished_at or "", default=None)
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run."""
+        self.path(run_id).unlink(missing_ok=True)
