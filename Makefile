@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo setup-services demo test fuzz isolation protos lint format bench soak conformance size docs lock clean compiled
+.PHONY: help setup setup-demo setup-services demo test fuzz isolation sweep protos lint format bench soak conformance size docs lock clean compiled
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests and sequences of frame
 
 isolation: .venv/.dev  ## Ask a server for 10,000,000 marked answers, none of which may be another's (make test asks for some)
 	TIDEMILL_ISOLATION=10000000 $(BIN)/python -m pytest tests/realtime/test_isolation.py
+
+sweep: .venv/.dev  ## kill -9 before and after every outside effect of a batch run, for every target (make test takes some)
+	TIDEMILL_SWEEP=all $(BIN)/python -m pytest -n logical tests/batch/sweep --timeout 7200
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
