@@ -16,7 +16,11 @@ from tidemill.errors import ConfigError, listing
 __all__ = ["FINDERS", "Asked", "Found", "Origin", "find_input"]
 
 # The function of each scheme that finds its input: called with the place and what is asked.
-FINDERS: dict[str, str] = {}
+FINDERS: dict[str, str] = {
+    **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_source:find_postgres"),
+    **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.inputs:find_objects"),
+    "files": "tidemill.batch.lake.folders:find",
+}
 
 
 class Origin(Config, frozen=True, kw_only=True):

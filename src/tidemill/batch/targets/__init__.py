@@ -11,7 +11,11 @@ from tidemill.errors import ConfigError, listing
 __all__ = ["GUARANTEES", "TARGETS", "Guarantee", "Publication", "Target", "open_target"]
 
 # The class of each scheme, made of a place, a mode and the columns of the key.
-TARGETS: dict[str, str] = {"": "tidemill.batch.targets.files:FileTarget"}
+TARGETS: dict[str, str] = {
+    "": "tidemill.batch.targets.files:FileTarget",
+    **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_target:PostgresTarget"),
+    **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.target:object_target"),
+}
 
 
 def open_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:

@@ -1,0 +1,1 @@
+"""Databases as inputs and outputs: PostgreSQL, SQLite, DuckDB, and others through their ADBC drivers."""

@@ -1,0 +1,91 @@
+"""Ways to a PostgreSQL server: psycopg for statements, ADBC for rows, and errors without passwords."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from tidemill.batch.places import Place
+from tidemill.errors import ConfigError, MissingExtra, listing
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresLink"]
+
+# libpq's own wait is endless.
+_CONNECT_SECONDS = "15"
+
+
+class PostgresLink:
+    """Opens connections to one database. `shown` names it in messages. Raises ConfigError for a URI that is none."""
+
+    def __init__(self, place: Place, options: Mapping[str, str], application: str) -> None:
+        try:
+            import adbc_driver_postgresql.dbapi as adbc
+            import psycopg
+            from psycopg import conninfo, pq
+        except ImportError:
+            raise MissingExtra("PostgreSQL", "postgres") from None
+        self.shown = place.shown
+        self._psycopg, self._adbc = psycopg, adbc
+        known = [d.keyword.decode() for d in pq.Conninfo.get_defaults()]
+        unknown = next((o for o in options if o not in known), None)
+        if unknown is not None:
+            ours = ["table", "query", "where", "partition_column", "swap"]
+            raise ConfigError(
+                f"{place.shown}: unknown option {unknown!r}; expected one of {listing(ours)}, or libpq's own"
+            )
+        uri = f"postgresql://{place.body}" + (f"?{urlencode(dict(options))}" if options else "")
+        try:
+            parts = conninfo.conninfo_to_dict(uri)
+        except psycopg.Error:
+            # libpq's words would show a password that was not encoded.
+            raise ConfigError(
+                f"{place.scheme}: not a connection URI; expected postgresql://user@host:port/database?table=NAME, "
+                "special characters as %XX, the password best in PGPASSWORD or ~/.pgpass"
+            ) from None
+        self._secrets = [str(v) for k, v in parts.items() if v and k in ("password", "sslpassword")]
+        self._conninfo = conninfo.make_conninfo(
+            "",
+            **{"connect_timeout": _CONNECT_SECONDS}
+            | parts
+            | {"application_name": application, "client_encoding": "UTF8"},
+        )
+
+    def statements(self) -> psycopg.Connection[Any]:
+        """A connection for statements, each of its own transaction unless one is begun. Raises psycopg.Error."""
+        return self._psycopg.connect(self._conninfo, autocommit=True)
+
+    def rows(self) -> Any:
+        """An ADBC connection (DB-API) for rows, in a transaction. Raises what `errors` names."""
+        return self._adbc.connect(self._conninfo)
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What both kinds of connection raise."""
+        return (self._psycopg.Error, self._adbc.Error)
+
+    def gone(self, error: Exception) -> bool:
+        """Whether the connection is no more, rather than a statement refused."""
+        state = self.state(error)
+        if state is not None:
+            return state.startswith(("08", "57P"))
+        return isinstance(
+            error, self._psycopg.OperationalError | self._adbc.OperationalError | self._adbc.InternalError
+        )
+
+    def state(self, error: Exception) -> str | None:
+        """The SQLSTATE of an error, where the server gave one."""
+        found = getattr(error, "sqlstate", None)
+        return found.strip("\0") or None if isinstance(found, str) else None
+
+    def said(self, error: Exception) -> str:
+        """An error in one line, without passwords."""
+        diagnosis = getattr(error, "diag", None)
+        text = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
+        line = next((p for p in text.splitlines() if p.strip()), type(error).__name__).strip().rstrip(".")
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line

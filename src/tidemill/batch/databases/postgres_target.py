@@ -1,0 +1,276 @@
+"""PostgreSQL as an output: parts are copied into a staging table as they are sealed, one transaction moves them all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.batch.databases.names import TableName, literal, quoted, table_name
+from tidemill.batch.databases.postgres_link import PostgresLink
+from tidemill.batch.databases.postgres_move import move, repeated_key, staged_rows
+from tidemill.batch.databases.postgres_run import PostgresRun, taken_over
+from tidemill.batch.databases.postgres_table import Wanted, check_table, existing_table, located
+from tidemill.batch.databases.postgres_types import written
+from tidemill.batch.databases.runs import RUNS, describe, keep_manifest, run_stage
+from tidemill.batch.ledger import Sealed
+from tidemill.batch.manifest import RunManifest
+from tidemill.batch.places import Mode, Place, SinkPlace
+from tidemill.batch.plan import Plan
+from tidemill.batch.stage import Stage
+from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.errors import ConfigError, RunError, SinkError
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresTarget"]
+
+# Copies under way at once, each by a connection of its own: the server works on one, the next is made ready.
+_LANES = 2
+_COPY_ROWS = 32_768
+# How long a commit whose reply was lost is asked after.
+_SETTLE_SECONDS = 20.0
+
+
+class PostgresTarget:
+    """A table. Readers see none of a run's rows, or all of them."""
+
+    guarantee: Guarantee = "atomic"
+
+    def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
+        options = dict(place.options)
+        if "table" not in options:
+            raise ConfigError(f"output {place.shown}: expected ?table=NAME")
+        self._given = table_name(options.pop("table"))
+        swap = options.pop("swap", "")
+        if swap not in ("", "rename") or (swap and mode != "overwrite"):
+            raise ConfigError(
+                f"output {place.shown}: swap=rename goes with the mode overwrite, found swap={swap} with {mode}"
+            )
+        self._place, self._mode, self._key, self._swap = place, mode, key, bool(swap)
+        self._options = options
+        self._link = PostgresLink(place, options, "tidemill")
+        self._located: TableName | None = None
+
+    def describe(self, run_id: str) -> SinkPlace:
+        return describe(self._place, self._mode, self._key, run_id)
+
+    def stage(self, run_id: str) -> str:
+        return run_stage(run_id)
+
+    def committed(self, run_id: str) -> RunManifest | None:
+        with self._asked() as connection:
+            return self._run(connection, run_id).committed(connection)
+
+    def allow(self) -> None:
+        with self._asked() as connection:
+            table = self._table(connection)
+            check_table(table, existing_table(connection, table), Wanted({}, self._mode, (), self._swap))
+            row = connection.execute("SELECT has_schema_privilege(%s, 'CREATE')", [table.schema]).fetchone()
+            if row is None or not row[0]:
+                raise ConfigError(
+                    f"output {self._place.shown}: this role may not create tables in the schema {table.schema}, where "
+                    f"the run keeps {RUNS} and its staging table; GRANT CREATE ON SCHEMA {quoted(str(table.schema))}"
+                )
+
+    def check(self, schema: pa.Schema) -> None:
+        with self._asked() as connection:
+            table = self._table(connection)
+            check_table(table, existing_table(connection, table), self._wanted(schema))
+
+    def publication(self, plan: Plan, stage: Stage, schema: pa.Schema) -> Publication:
+        with self._asked() as connection:
+            run = self._run(connection, plan.run_id)
+        link = PostgresLink(self._place, self._options, run.application)
+        return _Publication(link, run, self._wanted(schema), plan, stage)
+
+    def _wanted(self, schema: pa.Schema) -> Wanted:
+        return Wanted.of(schema, self._mode, self._key, self._swap)
+
+    def _run(self, connection: psycopg.Connection[Any], run_id: str) -> PostgresRun:
+        return PostgresRun(run_id, self._table(connection))
+
+    def _table(self, connection: psycopg.Connection[Any]) -> TableName:
+        if self._located is None:
+            self._located = located(connection, self._given)
+        return self._located
+
+    @contextmanager
+    def _asked(self) -> Iterator[psycopg.Connection[Any]]:
+        with _told(self._link), self._link.statements() as connection:
+            yield connection
+
+
+@contextmanager
+def _told(link: PostgresLink) -> Iterator[None]:
+    """Errors of the database in our words."""
+    try:
+        yield
+    except link.errors as error:
+        raise _refused(link, error) from None
+
+
+def _refused(link: PostgresLink, error: Exception) -> SinkError:
+    if link.gone(error):
+        return SinkError(
+            f"{link.shown}: the server cannot be reached, or went away: {link.said(error)}; resume the run"
+        )
+    return SinkError(f"{link.shown}: {link.said(error)}; nothing is published")
+
+
+class _Publication:
+    """One driver's way into the table."""
+
+    def __init__(self, link: PostgresLink, run: PostgresRun, wanted: Wanted, plan: Plan, stage: Stage) -> None:
+        self._link, self._run, self._wanted, self._stage = link, run, wanted, stage
+        self._types = list(wanted.columns.values())
+        with _told(link), link.statements() as connection:
+            self._driver = run.begin(connection, plan, wanted)
+        self._pool = ThreadPoolExecutor(_LANES, "tidemill-copy")
+        self._local = threading.local()
+        self._connections: list[Any] = []
+        self._copies: list[Future[None]] = []
+        self._stopped = threading.Event()
+
+    def add(self, marker: Sealed) -> None:
+        """A part that cannot be copied now, because the server is away, is copied at the commit."""
+        for copy in [c for c in self._copies if c.done()]:
+            self._settled(copy)
+        self._copies.append(self._pool.submit(self._copy, marker))
+
+    def _settled(self, copy: Future[None]) -> None:
+        error = copy.exception()
+        if error is not None and not (isinstance(error, self._link.errors) and self._link.gone(error)):
+            raise _refused(self._link, error) if isinstance(error, self._link.errors) else error
+
+    def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
+        wait(self._copies)
+        for copy in self._copies:
+            self._settled(copy)
+        keep_manifest(manifest)
+        try:
+            self._copy_missing(sealed)
+            return self._commit(manifest)
+        except self._link.errors as error:
+            if not self._link.gone(error):
+                raise self._explained(error) from None
+            # Whether the commit was the last thing that the server did, only it can tell.
+            found = self._read_back()
+            if found is None:
+                raise _refused(self._link, error) from None
+            return found
+
+    def abandon(self) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for connection in self._connections:
+            with suppress(*self._link.errors):
+                connection.close()
+
+    def _copy_missing(self, sealed: Sequence[Sealed]) -> None:
+        """Copy what is not staged. Where a part is staged that is not one of these, all are copied again."""
+        parts = {(m.shard, m.part.sha256) for m in sealed}
+        with self._link.statements() as connection, connection.transaction():
+            if self._run.check_driver(connection, self._driver) is not None:
+                return
+            found = set(connection.execute(f"SELECT shard, sha256 FROM {self._run.parts.sql}").fetchall())
+            if not found <= parts:
+                connection.execute(f"TRUNCATE {self._run.parts.sql}, {self._run.staging.sql}")
+                found = set()
+        missing = [self._pool.submit(self._copy, m) for m in sealed if (m.shard, m.part.sha256) not in found]
+        for copy in missing:
+            copy.result()
+
+    def _commit(self, manifest: RunManifest) -> RunManifest:
+        with self._link.statements() as connection, connection.transaction():
+            done = self._run.check_driver(connection, self._driver)
+            if done is not None:
+                return done
+            staged = staged_rows(connection, self._run)
+            if staged != manifest.written:
+                raise RunError(
+                    f"{self._link.shown}: {staged} rows are staged, {manifest.written} were written; "
+                    "nothing is published; resume the run"
+                )
+            move(connection, self._run, self._wanted, manifest.written)
+            self._run.finish(connection, manifest)
+        return manifest
+
+    def _explained(self, error: Exception) -> SinkError:
+        if self._link.state(error) in ("21000", "23505") and self._wanted.key:
+            with suppress(*self._link.errors), self._link.statements() as connection:
+                key = repeated_key(connection, self._run, self._wanted)
+                if key:
+                    return SinkError(
+                        f"{self._link.shown}: several rows of the run have the key {key}; nothing is published"
+                    )
+        return _refused(self._link, error)
+
+    def _read_back(self) -> RunManifest | None:
+        until = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            try:
+                with self._link.statements() as connection:
+                    return self._run.committed(connection)
+            except self._link.errors:
+                if time.monotonic() > until:
+                    return None
+            self._stopped.wait(0.25)
+
+    def _copy(self, marker: Sealed) -> None:
+        """Copy one part, in one transaction with its marker; a part that is there is left alone."""
+        connection = self._connection()
+        try:
+            with connection.cursor() as cursor:
+                self._copy_part(cursor, marker)
+            connection.commit()
+        except BaseException:
+            with suppress(*self._link.errors):
+                connection.rollback()
+            del self._local.connection
+            raise
+
+    def _copy_part(self, cursor: Any, marker: Sealed) -> None:
+        run = self._run
+        mine = f"run_id = {literal(run.run_id)} AND target = {literal(run.table.shown)}"
+        # Shared: copies go side by side, and the next driver waits until this one's connections are ended.
+        cursor.execute(f"SELECT driver FROM {run.runs.sql} WHERE {mine} FOR SHARE")
+        row = cursor.fetchone()
+        if row is None or row[0] != self._driver:
+            raise taken_over(run.run_id)
+        cursor.execute(f"SELECT 1 FROM {run.parts.sql} WHERE shard = {marker.shard:d}")
+        if cursor.fetchone() is not None:
+            return
+        copied = cursor.adbc_ingest(
+            run.staging.name, self._rows(marker), mode="append", db_schema_name=run.staging.schema
+        )
+        if copied != marker.part.rows:
+            raise RunError(f"{marker.part.name}: {copied} rows were copied of {marker.part.rows}; nothing is published")
+        cursor.execute(
+            f"INSERT INTO {run.parts.sql} VALUES ({marker.shard:d}, {literal(marker.part.sha256)}, {copied:d})"
+        )
+
+    def _rows(self, marker: Sealed) -> pa.RecordBatchReader:
+        schema = pa.schema([pa.field(n, w.arrow) for n, w in self._wanted.columns.items()])
+        return pa.RecordBatchReader.from_batches(schema, self._batches(marker))
+
+    def _batches(self, marker: Sealed) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(self._stage.fetch("parts", marker.part.name), pre_buffer=False) as file:
+            for batch in file.iter_batches(_COPY_ROWS, use_threads=False):
+                if self._stopped.is_set():
+                    raise RunError("the run has ended")
+                yield written(batch, self._types)
+
+    def _connection(self) -> Any:
+        """This thread's own."""
+        if not hasattr(self._local, "connection"):
+            self._local.connection = self._link.rows()
+            self._connections.append(self._local.connection)
+        return self._local.connection

@@ -1,0 +1,47 @@
+"""What targets in databases have in common: where a run keeps its files, and what it says of itself in the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from tidemill.batch.ledger import write_durably
+from tidemill.batch.manifest import RunManifest
+from tidemill.batch.places import Mode, Place, SinkPlace
+
+__all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest", "run_stage"]
+
+# The table, beside the target, that tells which runs it holds.
+RUNS = "tidemill_runs"
+
+
+def describe(place: Place, mode: Mode, key: tuple[str, ...], run_id: str) -> SinkPlace:
+    """What a plan keeps of a database target. Dead letters and a copy of the manifest lie beside the stage."""
+    stage = run_stage(run_id)
+    return SinkPlace(
+        uri=place.shown,
+        mode=mode,
+        key=key,
+        format="parquet",
+        passing=True,
+        dead=f"{stage}.dead.parquet",
+        manifest=f"{stage}.manifest.json",
+    )
+
+
+def run_stage(run_id: str) -> str:
+    """Where a run whose output is no file keeps what is sealed."""
+    return str(Path("tidemill-runs", run_id).absolute())
+
+
+def keep_manifest(manifest: RunManifest) -> None:
+    """The copy for people; what counts is the one in the database. Raises SinkError."""
+    path = Path(manifest.plan.job.sink.manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, msgspec.json.encode(manifest))
+
+
+def decode_manifest(text: str) -> RunManifest:
+    """A manifest as the database keeps it. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(text, type=RunManifest)
