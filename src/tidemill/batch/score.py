@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -40,7 +41,7 @@ from tidemill.errors import BudgetExceeded, ConfigError, RunError
 from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
 
-__all__ = ["score"]
+__all__ = ["Begun", "begin", "score"]
 
 _DEFAULTS = ScoreOptions()
 
@@ -62,6 +63,30 @@ def score(
     Raises ConfigError for options that do not fit, SourceError for input that cannot be read as planned, SinkError
     for output that cannot be written, RunError where the run may not go on, BudgetExceeded where too many rows
     failed. None of them leaves an output.
+    """
+    with begin(package, source, sink, options, progress) as run:
+        return run if isinstance(run, RunReport) else run_plan(run.work, run.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run whose plan is settled and kept in its stage: what scores it, and where it goes."""
+
+    work: Work
+    target: Target
+
+
+@contextmanager
+def begin(
+    package: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    sink: str | os.PathLike[str],
+    options: ScoreOptions,
+    progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Begun | RunReport]:
+    """A run of `score`, planned or taken up again and held; or the report of one that was committed before.
+
+    An error inside leaves the stage as it is, if there is anything in it to resume. Raises as `score` does.
     """
     options = _checked(options)
     place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
@@ -88,7 +113,8 @@ def score(
             _refuse(run_id, differences(done.plan, build_plan(run_id, job, live, found)))
         with stage.held():  # what a crash after the commit left behind
             stage.remove()
-        return report(done, "already_done")
+        yield report(done, "already_done")
+        return
     with stage.held(), _terminable():
         try:
             plan = _begun(stage)
@@ -102,16 +128,20 @@ def score(
                 stage.put("plan.json", msgspec.json.encode(plan))
             _refuse(run_id, differences(plan, new))
             live = Live(live.package, live.runtime, call_rows=plan.call_rows)
-            watch = Watch(run_id, plan.total_rows, len(plan.shards), plan.job.max_error_rate, progress)
+            job = plan.job
+            watch = Watch(
+                run_id, plan.total_rows, len(plan.shards), job.max_error_rate, progress, max_errors=job.max_errors
+            )
             work = Work(live, plan, stage, live.package.directory, options, watch)
             try:
-                return run_plan(work, target)
+                yield Begun(work, target)
             except BudgetExceeded:
                 raise
             except RunError as error:
                 raise type(error)(f"{error} (run {run_id})") from error
-        finally:
+        except BaseException:
             stage.remove_unused()
+            raise
 
 
 def _begun(stage: Stage) -> Plan | None:

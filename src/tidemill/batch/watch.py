@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from tidemill.batch.options import Progress
 from tidemill.errors import BudgetExceeded
 
-__all__ = ["Stopped", "Watch"]
+__all__ = ["GivenUp", "Stopped", "Watch"]
 
 # A rate means little before this many rows; a budget of none needs no sample.
 SAMPLE_ROWS = 10_000
@@ -19,6 +19,10 @@ _TELL_EVERY = 0.1
 
 class Stopped(Exception):
     """Another shard failed, or the driver was told to stop."""
+
+
+class GivenUp(Exception):
+    """This shard is left to a later attempt; the others go on."""
 
 
 class Watch:
@@ -31,18 +35,24 @@ class Watch:
         shards: int,
         max_error_rate: float | None,
         tell: Callable[[Progress], None] | None,
+        *,
+        max_errors: int | None = None,
     ) -> None:
         self._run_id = run_id
         self._total_rows = total_rows
         self._shards = shards
         self._rate = max_error_rate
+        self._most = max_errors
         self._tell = tell
         self._lock = threading.Lock()
         self._errors: Counter[str] = Counter()
         self._read = self._dead = self._done = self._resumed = 0
         self._began = time.monotonic()
         self._told = 0.0
-        self._stopped = False
+        self.stopping = threading.Event()
+        """Set by `stop`."""
+        self.deaths = 0
+        """Worker processes that ended while they answered."""
 
     def resumed(self, rows: int, errors: Mapping[str, int]) -> None:
         """Count a shard that an earlier execution sealed."""
@@ -59,11 +69,17 @@ class Watch:
             self._read += rows
             self._errors.update(errors)
             self._dead += sum(errors.values())
-            if self._stopped:
+            if self.stopping.is_set():
                 raise Stopped
-            if self._rate == 0 or self._read >= SAMPLE_ROWS:
-                self._judge()
+            self._judge(sampled=self._read >= SAMPLE_ROWS)
             self._progress(due=time.monotonic() - self._told >= _TELL_EVERY)
+
+    def take_back(self, rows: int, errors: Mapping[str, int]) -> None:
+        """Count no more what was noted of a shard that is scored again."""
+        with self._lock:
+            self._read -= rows
+            self._errors.subtract(errors)
+            self._dead -= sum(errors.values())
 
     def sealed(self) -> None:
         """Count a shard as done."""
@@ -73,13 +89,13 @@ class Watch:
 
     def stop(self) -> None:
         """Let every shard end at its next chunk."""
-        self._stopped = True
+        self.stopping.set()
 
     def finish(self) -> None:
         """Judge the budget over all rows and tell the last progress."""
         with self._lock:
             self._progress(due=True)
-            self._judge()
+            self._judge(sampled=True)
 
     @property
     def seconds(self) -> float:
@@ -94,15 +110,24 @@ class Watch:
     def totals(self) -> tuple[int, int, dict[str, int]]:
         """Rows read, dead rows, and dead rows by code."""
         with self._lock:
-            return self._read, self._dead, dict(self._errors)
+            return self._read, self._dead, self._counted()
 
-    def _judge(self) -> None:
-        if self._rate is not None and self._dead > self._rate * self._read:
-            most = self._errors.most_common(1)[0]
+    def _judge(self, *, sampled: bool) -> None:
+        dead, read = self._dead, self._read
+        allowed = None
+        if self._most is not None and dead > self._most:
+            allowed = f"{self._most} may"
+        elif self._rate is not None and (sampled or self._rate == 0) and dead > self._rate * read:
+            allowed = f"{self._rate:.2%} may"
+        if allowed is not None:
+            code, rows = self._errors.most_common(1)[0]
             raise BudgetExceeded(
-                f"{self._dead} of {self._read} rows failed ({self._dead / self._read:.2%}); at most {self._rate:.2%} "
-                f"may; the most common reason is {most[0]} ({most[1]} rows)"
+                f"{dead} of {read} rows failed ({dead / read:.2%}); at most {allowed}; the most common reason is "
+                f"{code} ({rows} rows)"
             )
+
+    def _counted(self) -> dict[str, int]:
+        return {code: rows for code, rows in self._errors.items() if rows}
 
     def _progress(self, *, due: bool) -> None:
         if self._tell is None or not due:
@@ -119,6 +144,6 @@ class Watch:
                 shards_done=self._done,
                 shards=self._shards,
                 seconds=self.seconds,
-                errors=dict(self._errors),
+                errors=self._counted(),
             )
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.plan import Plan, Shard
+from tidemill.batch.shard import Note
 from tidemill.batch.stage import Stage
 from tidemill.batch.watch import Watch
 from tidemill.prediction.live import Live
@@ -19,7 +20,11 @@ __all__ = ["ENGINES", "Engine", "Work", "engine"]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an engine is given. `package` is the directory that `live` was loaded from."""
+    """What an engine is given. `package` is the directory that `live` was loaded from.
+
+    Where a shard may be scored by two at once, `attempt` keeps the files of the one from those of the other. `noting`
+    makes for a shard that is begun what else hears of its chunks; either may raise GivenUp.
+    """
 
     live: Live
     plan: Plan
@@ -27,9 +32,11 @@ class Work:
     package: Path
     options: ScoreOptions
     watch: Watch
+    attempt: str = ""
+    noting: Callable[[Shard], Note] | None = None
 
 
-# Scores the shards; returns once each is sealed, and has told of each. Its first error stops the others.
+# Scores the shards; returns once each is sealed (or given up), and has told of each. Its first error stops the others.
 Engine = Callable[[Work, Sequence[Shard], Callable[[Sealed], None]], None]
 
 ENGINES: dict[str, str] = {"local": "tidemill.batch.engines.local:run"}

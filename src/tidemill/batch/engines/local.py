@@ -1,19 +1,22 @@
-"""The local engine: threads of this process. Some read and write shards, a shared pool answers their chunks.
+"""The local engine: threads read and write shards; others, or processes that can be killed, answer their chunks.
 
 ONNX Runtime, PyArrow and NumPy release the interpreter's lock, so threads use every core; a model in Python does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 
+from tidemill.batch.attempts import Attempts, Timed
 from tidemill.batch.engines.base import Work
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.plan import Shard
 from tidemill.batch.scoring import Scorer, Threads
-from tidemill.batch.shard import score_shard
 from tidemill.batch.watch import Stopped
+from tidemill.batch.workers.answers import Processes, wants_processes
+from tidemill.batch.workers.transient import again
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["run"]
@@ -24,27 +27,42 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
 
     The first error stops the others at their next chunk and is raised once they have stopped; so is an interrupt.
     """
+    if not shards:
+        return
     watch = work.watch
     workers = work.options.workers or cpu_budget()
-    scorer = Scorer(work.live, work.plan)
 
     def one(shard: Shard) -> None:
-        marker = score_shard(work.plan, shard, work.stage, answers, scorer.schema, note=watch.note)
+        marker = attempts.seal(shard)
         watch.sealed()
         sealed(marker)
 
-    with ThreadPoolExecutor(workers, "tidemill-chunk") as pool, ThreadPoolExecutor(workers, "tidemill-shard") as lanes:
-        answers = Threads(scorer, pool)
+    with _answers(work, workers) as answers, ThreadPoolExecutor(workers, "tidemill-shard") as lanes:
+        attempts = Attempts(work, answers, work.plan.output_schema(work.live))
         futures = [lanes.submit(one, s) for s in shards]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
+            # A shard whose chunks are still wanted goes on to its next note, and ends there.
             watch.stop()
             for future in futures:
                 future.cancel()
-            # A shard whose chunks are still wanted goes on to its next note, and ends there.
-            lanes.shutdown(wait=True)
-    errors = [f.exception() for f in futures if f.done() and not f.cancelled()]
+    errors = [f.exception() for f in futures if not f.cancelled()]
     first = next((e for e in errors if e is not None and not isinstance(e, Stopped)), None)
     if first is not None:
         raise first
+
+
+@contextmanager
+def _answers(work: Work, workers: int) -> Iterator[Timed]:
+    if wants_processes(work.live, work.options):
+        stopping = work.watch.stopping
+        with Processes(work.live, work.plan, work.package, work.options, workers, stopping) as processes:
+            try:
+                yield processes
+            finally:
+                work.watch.deaths = processes.deaths
+    else:
+        work.live.again = again(work.options.transient_tries, work.watch.stopping.wait)
+        with ThreadPoolExecutor(workers, "tidemill-chunk") as pool:
+            yield Threads(Scorer(work.live, work.plan), pool)
