@@ -87,6 +87,10 @@ def write(rows: pa.Table, path: Path, *, group: int = 1000) -> Path:
     if inner.endswith(".parquet"):
         pq.write_table(rows, path, row_group_size=group)
         return path
+    if inner.endswith((".arrow", ".feather")):
+        with pa.ipc.new_file(path, rows.schema) as writer:
+            writer.write_table(rows, max_chunksize=group)
+        return path
     if inner.endswith(".csv"):
         sink = pa.BufferOutputStream()
         pa_csv.write_csv(rows, sink)
@@ -116,6 +120,8 @@ def read_output(path: Path) -> pa.Table:
         return pl.read_parquet(path / "*.parquet").to_arrow()
     if path.suffix == ".parquet":
         return pl.read_parquet(path).to_arrow()
+    if path.suffix == ".arrow":
+        return pl.read_ipc(path).to_arrow()
     if path.suffix == ".jsonl":
         return pl.read_ndjson(path).to_arrow()
     frame = pl.read_csv(path, schema_overrides=dict.fromkeys(("score", "pair_0", "pair_1"), pl.Float32))

@@ -11,8 +11,11 @@ import pytest
 from tests.batch.support import OUTPUTS, answers, read_output, table, write
 from tidemill.batch import ScoreOptions, score
 
-SOURCES = ["in.parquet", "in.csv", "in.jsonl", "in.csv.gz", "in.csv.zst", "in.jsonl.gz", "in.jsonl.zst", "in.json"]
-SINKS = ["out", "out.parquet", "out.csv", "out.jsonl"]
+SOURCES = [
+    *("in.parquet", "in.arrow", "in.feather", "in.csv", "in.jsonl", "in.json"),
+    *("in.csv.gz", "in.csv.zst", "in.jsonl.gz", "in.jsonl.zst"),
+]
+SINKS = ["out", "out.parquet", "out.arrow", "out.csv", "out.jsonl"]
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -46,7 +49,7 @@ def test_every_sink_holds_the_same_rows(package: Path, tmp_path: Path, name: str
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".jsonl"])
 def test_a_directory_is_read_in_the_order_of_its_names(
     package: Path, tmp_path: Path, suffix: str, small_shards: None
 ) -> None:
@@ -89,7 +92,7 @@ def test_select_writes_only_the_named_outputs(package: Path, tmp_path: Path) -> 
     assert read_output(tmp_path / "out").column_names == ["score", "verdict"]
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".jsonl"])
 @pytest.mark.parametrize("sink", SINKS)
 def test_no_rows_are_an_output_without_rows(package: Path, tmp_path: Path, suffix: str, sink: str) -> None:
     write(table(0), tmp_path / f"in{suffix}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError
 
 __all__ = [
+    "NULL_PARTITION",
     "InputFile",
     "Mode",
     "Place",
@@ -24,28 +26,40 @@ __all__ = [
     "file_format",
     "find_files",
     "hidden",
+    "one_format",
     "parse_place",
     "partition_of",
     "sink_format",
 ]
 
-SourceFormat = Literal["parquet", "csv", "jsonl"]
+SourceFormat = Literal["parquet", "arrow", "csv", "jsonl", "listing"]
 _SUFFIXES: dict[str, SourceFormat] = {
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
     ".csv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_SINKS: dict[str, SourceFormat] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
-_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+_SINKS: dict[str, SourceFormat] = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+}
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Mode = Literal["create", "overwrite", "append", "upsert"]
 # A scheme of one letter is nobody's, and a name with a colon in it may be a file's.
 _URI = re.compile(r"([a-z][a-z0-9+.-]+):(//)?(.*)\Z", re.DOTALL)
 _SCHEMES = frozenset(
-    {"delta", "iceberg", "files", "sqlite", "duckdb", "postgresql", "postgres", "s3", "gs", "az", "abfs", "abfss"}
+    (
+        *("files", "parquet", "delta", "iceberg", "sqlite", "duckdb", "postgresql", "postgres"),
+        *("s3", "gs", "az", "abfs", "abfss"),
+    )
 )
 _SECRET = re.compile(r"pass|secret|token|credential|key_id|access_key|sig\Z")
 _USER = re.compile(r"\A([^/@]*?):[^/]*@")
@@ -147,6 +161,11 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
         names = [n for n in names if not hidden(n)]
     if not names:
         raise SourceError(f"{source}: holds no input files")
+    return root, one_format(source, names), [InputFile(name=n, partition=partition_of(n)) for n in names]
+
+
+def one_format(source: str, names: Sequence[str]) -> SourceFormat:
+    """The format that all these files have by their suffixes. Raises SourceError for an unknown one, or for two."""
     formats = {n: file_format(n) for n in names}
     unknown = next((n for n, f in formats.items() if f is None), None)
     if unknown is not None:
@@ -156,7 +175,7 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
     if other is not None:
         raise SourceError(f"{source}: holds both {names[0]} and {other}; one input has one format")
     assert first is not None  # noqa: S101 - excluded above
-    return root, first, [InputFile(name=n, partition=partition_of(n)) for n in names]
+    return first
 
 
 def compression(name: str) -> str | None:
@@ -175,7 +194,9 @@ def sink_format(sink: str) -> tuple[SourceFormat, bool]:
         raise ConfigError(f"output {sink}: compressed output is not written; drop {path.suffix}")
     format_ = _SINKS.get(path.suffix)
     if format_ is None and path.suffix in _SUFFIXES:
-        raise ConfigError(f"output {sink}: expected the suffix .parquet, .csv or .jsonl, or none for a directory")
+        raise ConfigError(
+            f"output {sink}: expected the suffix .parquet, .arrow, .csv or .jsonl, or none for a directory"
+        )
     return format_ or "parquet", format_ is None
 
 
@@ -211,7 +232,7 @@ def file_format(name: str) -> SourceFormat | None:
     path = Path(name)
     if path.suffix in COMPRESSIONS:
         inner = _SUFFIXES.get(Path(path.stem).suffix)
-        return None if inner == "parquet" else inner
+        return None if inner in ("parquet", "arrow") else inner
     return _SUFFIXES.get(path.suffix)
 
 
@@ -222,4 +243,4 @@ def _known() -> str:
 def partition_of(name: str) -> dict[str, str | None]:
     """The values of the `key=value` directories above a file; None is null."""
     pairs = [p.split("=", 1) for p in name.split("/")[:-1] if "=" in p]
-    return {unquote(k): None if v == _NULL_PARTITION else unquote(v) for k, v in pairs}
+    return {unquote(k): None if v == NULL_PARTITION else unquote(v) for k, v in pairs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tidemill.batch.places import SourceFormat
+from tidemill.batch.sinks.arrow import ArrowSink
 from tidemill.batch.sinks.base import Joiner, PartWriter, Sink
 from tidemill.batch.sinks.csv import CsvSink
 from tidemill.batch.sinks.jsonl import JsonlSink
@@ -13,5 +14,10 @@ __all__ = ["Joiner", "PartWriter", "Sink", "sink"]
 
 def sink(format_: SourceFormat) -> Sink:
     """The sink that writes a format."""
-    sinks: dict[SourceFormat, Sink] = {"parquet": ParquetSink(), "csv": CsvSink(), "jsonl": JsonlSink()}
+    sinks: dict[SourceFormat, Sink] = {
+        "parquet": ParquetSink(),
+        "arrow": ArrowSink(),
+        "csv": CsvSink(),
+        "jsonl": JsonlSink(),
+    }
     return sinks[format_]

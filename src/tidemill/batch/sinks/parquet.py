@@ -56,16 +56,22 @@ class ParquetPart:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
-            self._flush()
+            self.flush()
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory that wait for their row group to fill."""
+        return self._bytes
 
     def close(self) -> None:
         try:
             if self._held:
-                self._flush()
+                self.flush()
         finally:
             self._writer.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is held as a row group."""
         table = pa.Table.from_batches(self._held, self._schema)
         self._held, self._rows, self._bytes = [], 0, 0
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from tidemill.batch.blobs import Blob
 from tidemill.config import Config
 from tidemill.errors import SourceError
 
-__all__ = ["CHUNK_BYTES", "Examined", "Piece", "Source", "Unit", "bounded", "unreadable"]
+__all__ = ["CHUNK_BYTES", "Examined", "Piece", "Source", "Unit", "bounded", "conform", "unique", "unreadable"]
 
 # A chunk of wide rows (images, embeddings) is cut by its bytes before it reaches `chunk_rows`.
 CHUNK_BYTES = 16 << 20
@@ -81,3 +81,29 @@ def unreadable(name: str, row: int, error: Exception) -> SourceError:
     """The error of a file that is broken after `row` good rows."""
     text = str(error).split("\n")[0].rstrip(".")
     return SourceError(f"{name}: cannot be read from row {row} on: {text}")
+
+
+def conform(batch: pa.RecordBatch, schema: pa.Schema, name: str, row: int) -> pa.RecordBatch:
+    """The batch in the plan's columns, order and types: files of one input may differ in width of a type."""
+    columns = []
+    for field in schema:
+        column = batch.column(field.name)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowException as error:
+                raise SourceError(
+                    f"{name}: column {field.name!r} of {column.type} cannot become {field.type}, its type in the "
+                    f"other files (rows from {row}): {error}"
+                ) from None
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def unique(names: Sequence[str], file: str) -> None:
+    """Raises SourceError where two columns of a file have one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SourceError(f"{file}: two columns are called {name!r}; rename one")
+        seen.add(name)

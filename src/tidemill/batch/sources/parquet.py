@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.batch.blobs import Blob
-from tidemill.batch.sources.base import CHUNK_BYTES, Examined, Piece, Unit, bounded, unreadable
+from tidemill.batch.sources.base import CHUNK_BYTES, Examined, Piece, Unit, bounded, conform, unique, unreadable
 from tidemill.errors import SourceError
 
 __all__ = ["ParquetSource"]
@@ -28,11 +28,7 @@ class ParquetSource:
                 units.append(Unit(i, i + 1, row, group.num_rows, group.total_byte_size))
                 row += group.num_rows
             schema = parquet.schema_arrow
-        seen: set[str] = set()
-        for column in schema.names:
-            if column in seen:
-                raise SourceError(f"{file.name}: two columns are called {column!r}; rename one")
-            seen.add(column)
+        unique(schema.names, file.name)
         return Examined(schema.remove_metadata(), units or [Unit(0, 0, 0, 0, 0)])
 
     def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
@@ -50,7 +46,7 @@ class ParquetSource:
                     raise unreadable(file.name, row, error) from None
                 if batch is None:
                     return
-                for part in bounded(_conform(batch, schema, file.name, row), rows):
+                for part in bounded(conform(batch, schema, file.name, row), rows):
                     yield part
                     row += part.num_rows
 
@@ -73,20 +69,3 @@ def _chunk_rows(file: pq.ParquetFile, groups: list[int], columns: set[str], chun
         total = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] in columns)
         most = max(most, total // max(1, group.num_rows))
     return max(1, min(chunk_rows, CHUNK_BYTES // most)) if most else chunk_rows
-
-
-def _conform(batch: pa.RecordBatch, schema: pa.Schema, name: str, row: int) -> pa.RecordBatch:
-    """The batch in the plan's columns, order and types: files of one input may differ in width of a type."""
-    columns = []
-    for field in schema:
-        column = batch.column(field.name)
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except pa.ArrowException as error:
-                raise SourceError(
-                    f"{name}: column {field.name!r} of {column.type} cannot become {field.type}, its type in the "
-                    f"other files (rows from {row}): {error}"
-                ) from None
-        columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

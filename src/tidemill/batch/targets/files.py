@@ -15,6 +15,7 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
+from tidemill.batch.sinks.arrow import read_arrow_stamp
 from tidemill.batch.sinks.parquet import read_stamp
 from tidemill.batch.stage import LocalStage, Stage
 from tidemill.batch.targets.assembly import Assembly
@@ -97,8 +98,8 @@ class FileTarget:
     def _found(self) -> RunManifest | None:
         """The manifest of the output that is there now, or None where there is none, or not one of ours.
 
-        A directory carries its manifest inside. A file must be the one its manifest names: by the run id in the footer
-        (Parquet), by its SHA-256 (CSV, JSON lines).
+        A directory carries its manifest inside. A file must be the one its manifest names: by the run id inside it
+        (Parquet, Arrow), by its SHA-256 (CSV, JSON lines).
         """
         try:
             manifest = msgspec.json.decode(self._manifest.read_bytes(), type=RunManifest)
@@ -109,8 +110,9 @@ class FileTarget:
         path = self.path
         if not path.is_file() or len(manifest.parts) != 1 or path.stat().st_size != manifest.parts[0].bytes:
             return None
-        if self._format == "parquet":
-            stamp = read_stamp(path)
+        read = {"parquet": read_stamp, "arrow": read_arrow_stamp}.get(self._format)
+        if read is not None:
+            stamp = read(path)
             ours = stamp is not None and msgspec.json.decode(stamp).get("run_id") == manifest.run_id
             return manifest if ours else None
         return manifest if digest_file(path) == manifest.parts[0].sha256 else None
