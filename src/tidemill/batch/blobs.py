@@ -61,4 +61,8 @@ def remote(root: str) -> bool:
 
 def blob(root: str, name: str) -> Blob:
     """The file `name` below `root`: a directory, or a store's URI such as s3://bucket/prefix."""
+    if remote(root):
+        from tidemill.batch.stores.inputs import ObjectBlob
+
+        return ObjectBlob(root, name)
     return LocalBlob(root, name)

@@ -23,6 +23,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import PartFile, Sealed, decode_kept, sync_directory, write_durably
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
@@ -91,7 +92,11 @@ class Stage(Protocol):
 
 
 def open_stage(where: str) -> Stage:
-    """The stage that lies there."""
+    """The stage that lies there. Raises ConfigError or MissingExtra where a store cannot be opened."""
+    if remote(where):
+        from tidemill.batch.stores.stage import ObjectStage
+
+        return ObjectStage(where)
     return LocalStage(Path(where))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -14,32 +15,35 @@ from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Stage
 from tidemill.errors import RunError, SinkError
 
-__all__ = ["join_dead"]
+__all__ = ["join_dead", "write_dead"]
 
 
 def join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
     """Put them in place, as a whole or not at all. Raises SinkError, RunError."""
     path = dead_path(manifest.plan)
+    aside = path.with_name(f".{path.name}.tidemill-{manifest.run_id}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.tidemill-{manifest.run_id}")
-        format_ = sink("jsonl" if path.suffix == ".jsonl" else "parquet")
-        writer = format_.open(aside, dead_schema(manifest.plan.read_schema), b"{}")
-        try:
-            for marker in sealed:
-                if marker.dead is not None:
-                    with pq.ParquetFile(stage.fetch("dead", marker.dead.name), pre_buffer=False) as file:
-                        for batch in file.iter_batches(8192, use_threads=False):
-                            writer.write(batch)
-        finally:
-            writer.close()
-        found = part_file(aside, format_.count(aside)).rows
-        if found != manifest.dead:
-            raise RunError(
-                f"{path.name} holds {found} dead letters, {manifest.dead} were counted; nothing is published"
-            )
+        write_dead(aside, path.suffix, manifest, sealed, stage)
         os.rename(aside, path)
         sync_directory(path.parent)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise SinkError(f"{path}: cannot be written: {reason}; make room and resume the run") from error
+
+
+def write_dead(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
+    """Join them to one durable file, in the format of the suffix. Raises OSError as the disk does, RunError."""
+    format_ = sink("jsonl" if suffix == ".jsonl" else "parquet")
+    writer = format_.open(path, dead_schema(manifest.plan.read_schema), b"{}")
+    try:
+        for marker in sealed:
+            if marker.dead is not None:
+                with pq.ParquetFile(stage.fetch("dead", marker.dead.name), pre_buffer=False) as file:
+                    for batch in file.iter_batches(8192, use_threads=False):
+                        writer.write(batch)
+    finally:
+        writer.close()
+    found = part_file(path, format_.count(path)).rows
+    if found != manifest.dead:
+        raise RunError(f"{path.name} holds {found} dead letters, {manifest.dead} were counted; nothing is published")

@@ -1,0 +1,100 @@
+"""A bucket is opened by its scheme with what the environment says; what its library raises is told in one line."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tidemill.errors import ConfigError, MissingExtra
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+__all__ = ["SCHEMES", "endpoint", "open_bucket", "reason", "split_uri"]
+
+SCHEMES = ("s3", "gs", "az")
+
+
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Scheme, bucket and the rest without outer slashes. Raises ConfigError for what names no bucket."""
+    scheme, _, body = uri.partition("://")
+    bucket, _, rest = body.partition("/")
+    if scheme not in SCHEMES or not bucket:
+        raise ConfigError(f"{uri}: expected SCHEME://BUCKET/NAME with one of {', '.join(SCHEMES)} as scheme")
+    return scheme, bucket, rest.strip("/")
+
+
+def open_bucket(scheme: str, bucket: str) -> ObjectStore:
+    """The bucket, with credentials, region and endpoint of the environment; nothing is asked of it yet.
+
+    One bucket has one pool of connections as long as the environment says the same. Plain HTTP is for endpoints on
+    this machine, or where AWS_ALLOW_HTTP says so. Raises ConfigError, MissingExtra.
+    """
+    said = tuple((k, v) for k, v in sorted(os.environ.items()) if k.startswith(("AWS_", "GOOGLE_", "AZURE_")))
+    return _opened(scheme, bucket, said)
+
+
+@lru_cache(maxsize=16)
+def _opened(scheme: str, bucket: str, said: tuple[tuple[str, str], ...]) -> ObjectStore:
+    del said  # the library reads it for itself
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import AzureStore, GCSStore, S3Store
+    except ModuleNotFoundError:
+        raise MissingExtra(f"{scheme}://", "s3") from None
+    # The timeout is for a whole request with its body; what is stuck before that is found by the read timeout.
+    client: ClientConfig = {
+        "timeout": timedelta(minutes=10),
+        "read_timeout": timedelta(seconds=30),
+        "connect_timeout": timedelta(seconds=5),
+    }
+    retry: RetryConfig = {
+        "max_retries": 3,
+        "retry_timeout": timedelta(minutes=10),
+        "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=2), "base": 2},
+    }
+    try:
+        if scheme == "gs":
+            return GCSStore(bucket, client_options=client, retry_config=retry)
+        if scheme == "az":
+            return AzureStore(bucket, client_options=client, retry_config=retry)
+        url = endpoint()
+        if url is None:
+            return S3Store(bucket, client_options=client, retry_config=retry)
+        if _plain_http(url):
+            client["allow_http"] = True
+        return S3Store(bucket, endpoint=url, client_options=client, retry_config=retry)
+    except (BaseError, ValueError) as error:
+        raise ConfigError(f"{scheme}://{bucket}: cannot be opened: {reason(error)}") from None
+
+
+def endpoint() -> str | None:
+    """The S3 endpoint that the environment names, as other AWS tools read it."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def reason(error: BaseException) -> str:
+    """What an error of the library says, without its inner layers and in at most 240 characters."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip().rstrip(".") if lines else type(error).__name__
+    return text if len(text) <= 240 else text[:237] + "..."
+
+
+def _plain_http(url: str) -> bool:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+        return parts.scheme == "http"
+    host = parts.hostname or ""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"AWS_ENDPOINT_URL: {host} over plain http; use https, or set AWS_ALLOW_HTTP=true to allow it"
+        )
+    return True

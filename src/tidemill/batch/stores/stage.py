@@ -1,0 +1,181 @@
+"""A stage below a prefix of a store, for workers that share no disk: parts go up as objects, and a marker is created
+where there is none, so that the first of two attempts at a shard counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+
+from tidemill.batch.ledger import PartFile, Sealed, decode_kept
+from tidemill.batch.places import SourceFormat
+from tidemill.batch.plan import Plan
+from tidemill.batch.sinks import sink
+from tidemill.batch.stage import Kind
+from tidemill.batch.stores.objects import Objects
+from tidemill.batch.stores.reader import RangeReader
+from tidemill.errors import RunError, SinkError
+
+__all__ = ["ObjectStage"]
+
+_DIGEST = "sha256"
+
+
+class ObjectStage:
+    """Keeps what a run has sealed below s3://bucket/prefix, gs:// or az://.
+
+    What is being written, and what was fetched, lies in a temporary directory of this process. No lock keeps two
+    drivers apart here: the target lets only one of them commit.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._objects = Objects(where, SinkError)
+        self.where = self._objects.uri
+        self._directory: Path | None = None
+
+    @property
+    def spool(self) -> Path:
+        return self._local("spool")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._forget()
+
+    def work(self) -> Path:
+        return self._local("work")
+
+    def clean(self) -> None:
+        shutil.rmtree(self._local("work"))
+
+    def keep(self, kind: Kind, path: Path, name: str) -> None:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._objects.put(f"{kind}/{name}", path, {_DIGEST: digest})
+        path.unlink()
+
+    def mark(self, marker: Sealed) -> Sealed:
+        name, data = _marker(marker.shard), msgspec.json.encode(marker)
+        while True:
+            found = self._objects.create(name, data)
+            if found == data:
+                return marker
+            try:
+                return decode_kept(found, Sealed, f"{self.where}/{name}")
+            except RunError:  # what nobody can read marks nothing
+                self._objects.delete([name])
+
+    def sealed(self, plan: Plan) -> dict[int, Sealed]:
+        """By the sizes that the store tells; bytes are checked when they are fetched. Markers of shards that are not
+        the plan's stay: a worker asks for its own, while others seal theirs.
+        """
+        wanted = {_marker(s.index): s.index for s in plan.shards}
+        found: dict[int, Sealed] = {}
+        broken: list[str] = []
+        for entry in self._objects.list("shards"):
+            data = self._objects.get(entry.name) if entry.name in wanted else None
+            if data is None:
+                continue
+            try:
+                marker = decode_kept(data, Sealed, entry.name)
+            except RunError:
+                broken.append(entry.name)
+                continue
+            if marker.shard == wanted[entry.name]:
+                found[marker.shard] = marker
+            else:
+                broken.append(entry.name)
+        # Parts are there before their marker: whoever looks for them after it finds those of every whole shard.
+        sizes = {e.name: e.size for kind in ("parts", "dead") for e in self._objects.list(kind)} if found else {}
+        for shard, marker in list(found.items()):
+            whole = sizes.get(f"parts/{marker.part.name}") == marker.part.bytes and (
+                marker.dead is None or sizes.get(f"dead/{marker.dead.name}") == marker.dead.bytes
+            )
+            if not whole:
+                broken.append(_marker(shard))
+                del found[shard]
+        self._objects.delete(broken)
+        return found
+
+    def fetch(self, kind: Kind, name: str) -> Path:
+        """Raises RunError for bytes that are not those that were kept: the shard is to be scored again."""
+        path = self._local(kind) / name
+        if path.exists():
+            return path
+        aside = path.with_name(f".{name}.part")
+        try:
+            fetched = self._objects.fetch(f"{kind}/{name}", aside)
+        except OSError as error:
+            raise SinkError(f"{path}: cannot be written: {error.strerror}; make room and resume the run") from error
+        if fetched is None or fetched[0] != fetched[1].get(_DIGEST):
+            aside.unlink(missing_ok=True)
+            what = "is gone" if fetched is None else "is not what was written there"
+            self._unmark(kind, name)
+            raise RunError(f"{self.where}/{kind}/{name}: {what}; its shard is no longer sealed; resume the run")
+        aside.rename(path)
+        return path
+
+    def rows(self, kind: Kind, part: PartFile, format_: SourceFormat) -> int:
+        if format_ != "parquet" or (self._local(kind) / part.name).exists():
+            return sink(format_).count(self.fetch(kind, part.name))
+        entry = self._objects.head(f"{kind}/{part.name}")
+        if entry is None:
+            raise RunError(f"{self.where}/{kind}/{part.name}: is gone; resume the run")
+        rows: int = pq.read_metadata(RangeReader(entry.size, partial(self._objects.read, entry))).num_rows
+        return rows
+
+    def put(self, name: str, data: bytes) -> None:
+        self._objects.put(name, data)
+
+    def get(self, name: str) -> bytes | None:
+        return self._objects.get(name)
+
+    def key(self, kind: Kind, name: str) -> str:
+        """The whole key of a kept file in its bucket."""
+        return self._objects.key(f"{kind}/{name}")
+
+    def beside(self, objects: Objects) -> bool:
+        """Whether the store itself can copy from here to there."""
+        return (self._objects.scheme, self._objects.bucket) == (objects.scheme, objects.bucket)
+
+    def remove(self) -> None:
+        self._objects.delete([e.name for e in self._objects.list()])
+        self._forget()
+
+    def remove_unused(self) -> None:
+        if not any(True for kind in ("shards", "dead") for _ in self._objects.list(kind)):
+            self.remove()
+
+    def _unmark(self, kind: Kind, name: str) -> None:
+        for entry in self._objects.list("shards"):
+            data = self._objects.get(entry.name)
+            if data is not None and f'"{name}"'.encode() in data:
+                self._objects.delete([entry.name])
+
+    def _local(self, name: str) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="tidemill-"))
+            weakref.finalize(self, shutil.rmtree, self._directory, True)
+        path = self._directory / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def _forget(self) -> None:
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+
+def _marker(shard: int) -> str:
+    return f"shards/{shard:05d}.json"
