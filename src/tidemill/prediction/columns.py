@@ -10,7 +10,7 @@ import pyarrow as pa
 from tidemill.model.signature import Input, Output
 from tidemill.rows import Array, Rows
 
-__all__ = ["arrow_column", "arrow_type", "output_arrays", "output_schema"]
+__all__ = ["arrow_column", "arrow_type", "output_arrays", "output_schema", "where_answered"]
 
 
 def arrow_type(one: Input | Output) -> pa.DataType:
@@ -45,6 +45,12 @@ def output_schema(outputs: Sequence[Output]) -> pa.Schema:
 def output_arrays(outputs: Sequence[Output], rows: Rows) -> list[pa.Array]:
     """The columns of n rows, one for each of `outputs`, of the types of `output_schema`."""
     return [arrow_column(o, rows.columns[o.name]) for o in outputs]
+
+
+def where_answered(columns: Sequence[pa.Array], answered: Array) -> list[pa.Array]:
+    """The columns of n rows with null where `answered` (BOOL of shape (n,)) is false: fillers are no answers."""
+    index = pa.array(np.arange(len(answered)), mask=~answered)
+    return [column.take(index) for column in columns]
 
 
 def _flat(one: Input | Output, values: Array, valid: Array | None) -> pa.Array:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tidemill.errors import InputError, Problem
 from tidemill.model.signature import Output
-from tidemill.prediction.columns import output_arrays, output_schema
+from tidemill.prediction.columns import output_arrays, output_schema, where_answered
 from tidemill.prediction.intake import Intake, Listed
 from tidemill.rows import Array, Rows
 
@@ -42,8 +42,7 @@ class Prediction:
         """One column an output (vectors as fixed-size lists), null where a row has no answer."""
         columns = output_arrays(self.signature, Rows(self.outputs, len(self)))
         if self.problems:
-            index = pa.array(np.arange(len(self)), mask=np.array([s != "ok" for s in self.statuses], np.bool_))
-            columns = [column.take(index) for column in columns]
+            columns = where_answered(columns, np.array([s == "ok" for s in self.statuses], np.bool_))
         return pa.Table.from_arrays(columns, schema=output_schema(self.signature))
 
 
