@@ -80,7 +80,7 @@ def test_each_owns_its_codes(error: type[TidemillError]) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", error.code)
     assert 400 <= error.status <= 599
     assert error.grpc in GRPC_CODES
-    assert 1 <= error.exit_code <= 3
+    assert 1 <= error.exit_code <= 5
     assert error.__doc__
 
 

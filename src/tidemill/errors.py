@@ -19,10 +19,14 @@ TidemillError
 ├── Late                   taken, but not answered in time
 ├── Disconnected           a client lost the connection before the answer
 ├── ModelError             the model itself failed
+│   └── Transient          for a moment: what a model raises where the same call is worth another try
+├── NothingGained          no optimised form of a model is worth having
 └── RunError               a batch run that cannot go on
     ├── SourceError        an input that cannot be read as planned
+    │   └── SourceChanged  an input that is not the one that was planned
     ├── SinkError          an output that cannot be written as planned
-    └── BudgetExceeded     more bad rows than the job allows
+    ├── BudgetExceeded     more bad rows than the job allows
+    └── Held               complete, but unlike what its job expects: not published until somebody decides
 """
 
 from __future__ import annotations
@@ -36,12 +40,14 @@ __all__ = [
     "ConfigError",
     "Disconnected",
     "Forbidden",
+    "Held",
     "InputError",
     "IntegrityError",
     "Late",
     "MissingExtra",
     "ModelError",
     "NotFound",
+    "NothingGained",
     "OutOfMemory",
     "Overloaded",
     "PackageError",
@@ -50,9 +56,11 @@ __all__ = [
     "RowsRejected",
     "RunError",
     "SinkError",
+    "SourceChanged",
     "SourceError",
     "TidemillError",
     "TooLarge",
+    "Transient",
     "Unauthenticated",
     "Unavailable",
     "UnsupportedEncoding",
@@ -281,6 +289,26 @@ class ModelError(TidemillError):
     code = "model_failed"
 
 
+class NothingGained(TidemillError):
+    """No optimised form of a model keeps its metric and is quicker or smaller; `report` tells all that was tried."""
+
+    code = "nothing_gained"
+    exit_code = 4
+
+    def __init__(self, message: str, report: object | None = None) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+class Transient(ModelError):
+    """Raised by a model's own code for what will pass: a service that it asks is busy, a connection was lost.
+
+    No row is at fault, so that none is asked alone. A batch run makes the same call again after a while.
+    """
+
+    code = "transient"
+
+
 class RunError(TidemillError):
     """A batch run cannot go on. Nothing was committed."""
 
@@ -291,6 +319,12 @@ class SourceError(RunError):
     """An input cannot be read as planned; the text names file, column and row where known."""
 
     code = "source"
+
+
+class SourceChanged(SourceError):
+    """An input is no longer the one that the run was planned for. No part of the run may go on with it."""
+
+    code = "source_changed"
 
 
 class SinkError(RunError):
@@ -304,6 +338,17 @@ class BudgetExceeded(RunError):
 
     code = "over_budget"
     exit_code = 3
+
+    def __init__(self, message: str, report: object | None = None) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+class Held(RunError):
+    """The run is complete and its gate failed: all is sealed, nothing is published. `report` is the run's."""
+
+    code = "held"
+    exit_code = 5
 
     def __init__(self, message: str, report: object | None = None) -> None:
         self.report = report

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from tidemill.batch.distribution import Distribution
 from tidemill.config import Config
 from tidemill.errors import RunError, SinkError
 
@@ -35,7 +36,10 @@ class PieceCount(Config, frozen=True, kw_only=True):
 
 
 class Sealed(Config, frozen=True, kw_only=True):
-    """The marker of a sealed shard. `read = part.rows + dead.rows`, as the files themselves tell."""
+    """The marker of a sealed shard. `read = part.rows + dead.rows`, as the files themselves tell.
+
+    `quarantined` is why all its rows were set aside, for one that was. `outputs` are the values of the model's outputs.
+    """
 
     format: Literal[1]
     shard: int
@@ -43,6 +47,8 @@ class Sealed(Config, frozen=True, kw_only=True):
     errors: dict[str, int]
     part: PartFile
     dead: PartFile | None
+    quarantined: str | None = None
+    outputs: dict[str, Distribution] = msgspec.field(default_factory=dict)
 
     @property
     def read(self) -> int:

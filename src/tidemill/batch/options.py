@@ -14,18 +14,26 @@ __all__ = ["Progress", "RunReport", "ScoreOptions"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ScoreOptions(Config, frozen=True, kw_only=True):
     """Options of one run.
 
     `chunk_rows` is what is read, converted and written at a time; `call_rows` bounds one model call (None: 1,024,
-    or for a large input what is measured to be quickest). `workers` are threads (None: the CPU budget). `select`
-    names the model outputs to write (empty: all), `pass_through` the input columns to copy beside them ("*": every
-    one). `max_error_rate` is the share of rows that may become dead letters (None: any, 0.0: none). `dead_letters` is
-    a file for them (.parquet or .jsonl); by default they lie with the output. `mode` is what becomes of rows that the
-    output holds already, `key` the columns by which an upsert finds them. `engine` says where shards are scored,
-    `stage` where the run keeps what is sealed until it is published (None: beside the output, or in tidemill-runs).
+    or for a large input what is measured to be quickest). `workers` are threads or processes (None: the CPU budget).
+    `select` names the model outputs to write (empty: all), `pass_through` the input columns to copy beside them ("*":
+    every one). `max_errors` and `max_error_rate` are the number and the share of rows that may become dead letters
+    (None: any). `dead_letters` is a file for them (.parquet or .jsonl); by default they lie with the output. `mode` is
+    what becomes of rows that the output holds already, `key` the columns by which an upsert finds them. `engine` says
+    where shards are scored, `stage` where the run keeps what is sealed until it is published (None: beside the output,
+    or in tidemill-runs).
+
+    Limits, None for none: seconds that one model call, one try of a shard and one execution of the run may take, and
+    `worker_memory`, the bytes that a process may have for itself; with a limit of the first or the last kind, and for
+    models that hold the interpreter's lock, processes answer. `transient_tries` is how often a call is made that
+    raises Transient, `shard_tries` how often a shard that cannot be read or is late is tried; then the run fails, or
+    the shard is set aside with all its rows: `on_poisoned_shard`.
     """
 
     chunk_rows: Positive = 16_384
@@ -35,6 +43,14 @@ class ScoreOptions(Config, frozen=True, kw_only=True):
     pass_through: tuple[str, ...] = ()
     run_id: Annotated[str, msgspec.Meta(pattern=RUN_ID)] | None = None
     max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    max_errors: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    call_timeout: Seconds | None = None
+    shard_timeout: Seconds | None = None
+    run_timeout: Seconds | None = None
+    worker_memory: Positive | None = None
+    transient_tries: Positive = 5
+    shard_tries: Positive = 3
+    on_poisoned_shard: Literal["fail", "quarantine"] = "fail"
     dead_letters: str | None = None
     mode: Mode = "create"
     key: tuple[str, ...] = ()
@@ -68,7 +84,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     run_id: str
-    state: Literal["done", "already_done", "over_budget"]
+    state: Literal["done", "already_done", "over_budget", "held"]
     read: int
     written: int
     dead: int

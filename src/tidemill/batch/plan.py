@@ -22,6 +22,7 @@ from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
 from tidemill.batch.snapshot import Snapshot
 from tidemill.batch.sources import Examined, Piece, source
+from tidemill.batch.sources.listing import PATH
 from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError, listing
 from tidemill.model.signature import Input, Output
@@ -76,6 +77,7 @@ class Job(Config, frozen=True, kw_only=True):
     select: tuple[str, ...] = ()
     pass_through: tuple[str, ...] = ()
     max_error_rate: float | None = None
+    max_errors: int | None = None
     dead_letters: str | None = None
 
 
@@ -146,6 +148,7 @@ def make_job(source_uri: str, sink: SinkPlace, options: ScoreOptions) -> Job:
         select=options.select,
         pass_through=options.pass_through,
         max_error_rate=options.max_error_rate,
+        max_errors=options.max_errors,
         dead_letters=options.dead_letters,
     )
 
@@ -179,6 +182,8 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     copied = _copied(job.pass_through, schemas[0].names)
     wanted = _model_columns(manifest.inputs, schemas[0].names)
     wanted += [n for n in copied if n not in wanted]
+    if found.format == "listing" and PATH not in wanted:
+        wanted.append(PATH)  # a dead letter without it could not be told from others
     read = _common_schema(schemas, wanted, manifest.inputs, files, found.format)
     _check_names(job, manifest.outputs, read, copied)
     return Plan(

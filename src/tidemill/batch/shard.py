@@ -13,18 +13,22 @@ import pyarrow as pa
 
 from tidemill.batch.blobs import Blob, blob
 from tidemill.batch.dead import dead_schema
+from tidemill.batch.distribution import Collector
 from tidemill.batch.ledger import PartFile, PieceCount, Sealed, part_file
 from tidemill.batch.plan import Plan, PlannedFile, Shard
 from tidemill.batch.scoring import Answers, Scored
 from tidemill.batch.sinks import PartWriter, sink
 from tidemill.batch.sources import Piece, source
 from tidemill.batch.stage import Kind, Stage
-from tidemill.errors import RunError, SinkError, SourceError
+from tidemill.errors import RunError, SinkError, SourceChanged, SourceError
 
-__all__ = ["Note", "read_piece", "score_shard"]
+__all__ = ["Note", "Reader", "read_piece", "score_shard"]
 
 # Called with each chunk's rows and its dead rows by code. What it raises ends the shard, which stays unsealed.
 Note = Callable[[int, dict[str, int]], None]
+
+# Gives the batches of a piece, each with the row of the file it begins at.
+Reader = Callable[[Plan, Piece], Iterator[tuple[int, pa.RecordBatch]]]
 
 
 def score_shard(
@@ -36,11 +40,14 @@ def score_shard(
     *,
     note: Note | None = None,
     attempt: str = "",
+    read: Reader | None = None,
+    quarantined: str | None = None,
 ) -> Sealed:
     """Score one shard into rows of `schema` and seal it in the stage: durable part and dead letters, then the marker.
 
     Order is kept, and at most `answers.ahead` chunks are held beside the one in hand. An `attempt` that may meet
-    another at the same shard carries a name of its own; the marker that is returned is the one that counts. Raises
+    another at the same shard carries a name of its own; the marker that is returned is the one that counts. `read`
+    reads a piece (`read_piece`), and the marker says why the shard was `quarantined`, where it was. Raises
     SourceError for input that cannot be read as planned, SinkError for a part that cannot be written; the shard then
     stays as it was, to be scored again.
     """
@@ -48,6 +55,7 @@ def score_shard(
     counts = [PieceCount(file=p.file, read=0, dead=0) for p in shard.pieces]
     errors: Counter[str] = Counter()
     waiting: deque[tuple[int, Future[Scored]]] = deque()
+    read = read or read_piece
 
     def write_next() -> None:
         index, answer = waiting.popleft()
@@ -64,14 +72,14 @@ def score_shard(
     try:
         for index, piece in enumerate(shard.pieces):
             name = plan.files[piece.file].name
-            for first_row, batch in read_piece(plan, piece):
+            for first_row, batch in read(plan, piece):
                 waiting.append((index, answers.submit(name, first_row, batch)))
                 while len(waiting) > answers.ahead:
                     write_next()
         while waiting:
             write_next()
         _check_counts(plan, shard, counts)
-        return parts.seal(counts, dict(errors))
+        return parts.seal(counts, dict(errors), quarantined)
     except BaseException:
         for _, answer in waiting:
             answer.cancel()
@@ -117,7 +125,7 @@ def _with_partition(
 
 def _check_unchanged(found: Blob, file: PlannedFile) -> None:
     if found.snapshot() != file.snapshot:
-        raise SourceError(f"{file.name}: was changed after the run was planned; begin a new run")
+        raise SourceChanged(f"{file.name}: was changed after the run was planned; begin a new run")
 
 
 def _check_counts(plan: Plan, shard: Shard, counts: Sequence[PieceCount]) -> None:
@@ -141,6 +149,7 @@ class _Parts:
         name = f"part-{shard.index:05d}{f'-{attempt}' if attempt else ''}"
         self._part_name = name + self._sink.suffix
         self._dead_name = name + self._dead_sink.suffix
+        self._outputs = Collector(schema.names[len(plan.copied) :])
         self._part: PartWriter | None = None
         self._dead: PartWriter | None = None
         try:
@@ -154,6 +163,7 @@ class _Parts:
         try:
             if self._part is not None and scored.output.num_rows:
                 self._part.write(scored.output)
+                self._outputs.add(scored.output)
             if scored.dead is not None:
                 if self._dead is None:
                     path = self._work / f"dead-{self._dead_name}"
@@ -166,7 +176,7 @@ class _Parts:
                 f"{self._part_name}: {self._sink.suffix[1:]} cannot hold a value of this output: {error}; write Parquet"
             ) from error
 
-    def seal(self, counts: Sequence[PieceCount], errors: dict[str, int]) -> Sealed:
+    def seal(self, counts: Sequence[PieceCount], errors: dict[str, int], quarantined: str | None) -> Sealed:
         """Close, count what the files hold, make them durable, move them to their places, and only then mark."""
         try:
             dead = None
@@ -179,7 +189,16 @@ class _Parts:
         except OSError as error:
             raise _unwritable(self._part_name, error) from error
         self._part = self._dead = None
-        marker = Sealed(format=1, shard=self._shard.index, pieces=tuple(counts), errors=errors, part=part, dead=dead)
+        marker = Sealed(
+            format=1,
+            shard=self._shard.index,
+            pieces=tuple(counts),
+            errors=errors,
+            part=part,
+            dead=dead,
+            quarantined=quarantined,
+            outputs=self._outputs.result(),
+        )
         if marker.read != part.rows + marker.dead_rows or marker.dead_rows != sum(c.dead for c in counts):
             raise RunError(
                 f"shard {marker.shard}: {marker.read} rows were read, but {part.name} holds {part.rows} "

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
-from tidemill.errors import ModelError, PackageError, Problem
+from tidemill.errors import ModelError, PackageError, Problem, Transient
 from tidemill.model.package import Package
 from tidemill.model.signature import Input, Output
 from tidemill.prediction.derive import derivation
@@ -43,6 +43,12 @@ class Live:
         self.call_rows = min(limits) if limits else None
         self.on_error: Callable[[BaseException], None] | None = None
         """Told of each exception of the model, on the thread on which it was raised."""
+        self.on_call: Callable[[int, int], None] | None = None
+        """Told of each model call before it is made: those rows of `predict` that it is for, from the first of them to
+        before the last (those between that were rejected are in no call)."""
+        self.again: Callable[[int], bool] | None = None
+        """Asked when the model raised Transient, with how often in a row: waits, and says whether to call again."""
+        self._repeatable = manifest.repeatable
         self._bisect = manifest.rows_independent and manifest.repeatable
         self._validator = Validator(manifest.inputs)
         self._fills = [i for i in manifest.inputs if i.fill is not None]
@@ -64,7 +70,7 @@ class Live:
         """
         problems = self._validator.problems(rows)
         if not problems:
-            outputs, failed = self._answer(rows, until)
+            outputs, failed = self._answer(rows, until, None)
             return Result(outputs, failed)
         good = np.ones(rows.n, np.bool_)
         good[[p.row for p in problems]] = False
@@ -79,50 +85,69 @@ class Live:
             ]
             return Result(self._filler(rows.n), sorted(problems, key=lambda p: p.row))
         index = np.flatnonzero(good)
-        outputs, failed = self._answer(rows.take(index), until)
+        outputs, failed = self._answer(rows.take(index), until, index)
         problems += [p.at(int(index[p.row])) for p in failed]
         problems.sort(key=lambda p: p.row)
         return Result(self._scatter(outputs, index, rows.n), problems)
 
     # -- the model -----------------------------------------------------------------------------------------
 
-    def _answer(self, rows: Rows, until: float) -> tuple[Rows, list[Problem]]:
-        """Answer good rows, in pieces of `call_rows`."""
+    def _answer(self, rows: Rows, until: float, index: Array | None) -> tuple[Rows, list[Problem]]:
+        """Answer good rows, in pieces of `call_rows`. `index` is where they stand in the caller's (None: the same)."""
         size = self.call_rows
         if size is None or rows.n <= size or not self.divisible:
             if rows.n == 0:
                 return self._filler(0), []
-            return self._attempt(rows, until)
+            return self._attempt(rows, until, 0, index)
         parts: list[Rows] = []
         problems: list[Problem] = []
         for start in range(0, rows.n, size):
-            outputs, failed = self._attempt(rows.slice(start, start + size), until)
+            outputs, failed = self._attempt(rows.slice(start, start + size), until, start, index)
             parts.append(outputs)
             problems += [p.at(p.row + start) for p in failed]
         return self._join(parts), problems
 
-    def _attempt(self, rows: Rows, until: float) -> tuple[Rows, list[Problem]]:
-        """One model call; if it raises, the halves are asked again, so that only the guilty rows fail."""
+    def _attempt(self, rows: Rows, until: float, at: int, index: Array | None) -> tuple[Rows, list[Problem]]:
+        """One model call; if it raises, the halves are asked again, so that only the guilty rows fail. What is declared
+        to be transient is no row's fault: the same call is made again, as often as `again` says.
+        """
         if time.monotonic() > until:
             return self._filler(rows.n), [
                 Problem(i, "late", "", "not answered before its deadline") for i in range(rows.n)
             ]
-        try:
-            return self._call(rows), []
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            if self.on_error is not None:
-                self.on_error(error)
-            if rows.n > 1 and self._bisect:
-                middle = rows.n // 2
-                left, lost = self._attempt(rows.slice(0, middle), until)
-                right, more = self._attempt(rows.slice(middle, rows.n), until)
-                return self._join([left, right]), lost + [p.at(p.row + middle) for p in more]
-            text = str(error) if isinstance(error, ModelError) else told(error)
-            # Half a surrogate pair in a user's message would break the encoder that tells of it.
-            message = f"the model failed: {text}"[:1000].encode(errors="replace").decode()
-            return self._filler(rows.n), [Problem(i, "model_failed", "", message) for i in range(rows.n)]
+        tries = 0
+        while True:
+            try:
+                if self.on_call is not None:
+                    self._tell(at, rows.n, index)
+                return self._call(rows), []
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
+                if self.on_error is not None:
+                    self.on_error(error)
+                transient = isinstance(error, Transient)
+                if transient and self._repeatable and self.again is not None:
+                    tries += 1
+                    if self.again(tries):
+                        continue
+                elif rows.n > 1 and self._bisect and not transient:
+                    middle = rows.n // 2
+                    left, lost = self._attempt(rows.slice(0, middle), until, at, index)
+                    right, more = self._attempt(rows.slice(middle, rows.n), until, at + middle, index)
+                    return self._join([left, right]), lost + [p.at(p.row + middle) for p in more]
+                text = str(error) if isinstance(error, ModelError) else told(error)
+                # Half a surrogate pair in a user's message would break the encoder that tells of it.
+                message = f"the model failed: {text}"[:1000].encode(errors="replace").decode()
+                code = "transient" if transient and self.again is not None else "model_failed"
+                return self._filler(rows.n), [Problem(i, code, "", message) for i in range(rows.n)]
+
+    def _tell(self, at: int, n: int, index: Array | None) -> None:
+        assert self.on_call is not None  # noqa: S101 - whoever calls has looked
+        if index is None:
+            self.on_call(at, at + n)
+        else:
+            self.on_call(int(index[at]), int(index[at + n - 1]) + 1)
 
     def _call(self, rows: Rows) -> Rows:
         for one in self._fills:

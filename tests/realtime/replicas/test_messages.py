@@ -12,7 +12,6 @@ from tidemill.realtime.limits import HttpLimits
 from tidemill.realtime.models.control import Aliases, Load, State, Traffic, Unload
 from tidemill.realtime.models.desired import Desired, Wanted
 from tidemill.realtime.replicas.child import told_end
-from tidemill.realtime.replicas.machine import free_memory, own_memory
 from tidemill.realtime.replicas.messages import (
     Answer,
     Any,
@@ -29,6 +28,7 @@ from tidemill.realtime.replicas.messages import (
     raised,
 )
 from tidemill.realtime.replicas.options import ReplicaOptions, replicas_of
+from tidemill.runtimes.memory import free_memory, own_memory
 
 DESIRED = Desired(models=(Wanted(name="m", version="1", directory="/m", digest="0" * 64),), aliases={"m": {"a": "1"}})
 EVERY = [

@@ -14,7 +14,7 @@ from tidemill.batch.engines.base import Work
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.plan import Shard
 from tidemill.batch.scoring import Scorer, Threads
-from tidemill.batch.watch import Stopped
+from tidemill.batch.watch import GivenUp, Stopped
 from tidemill.batch.workers.answers import Processes, wants_processes
 from tidemill.batch.workers.transient import again
 from tidemill.runtimes.cpu import cpu_budget
@@ -33,7 +33,10 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
     workers = work.options.workers or cpu_budget()
 
     def one(shard: Shard) -> None:
-        marker = attempts.seal(shard)
+        try:
+            marker = attempts.seal(shard)
+        except GivenUp:
+            return
         watch.sealed()
         sealed(marker)
 

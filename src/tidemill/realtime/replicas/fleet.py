@@ -19,7 +19,6 @@ from tidemill.realtime.models.model import Failures
 from tidemill.realtime.options import ServeOptions
 from tidemill.realtime.replicas.backoff import Backoff
 from tidemill.realtime.replicas.child import Child, Phase, options_of_one, told_end
-from tidemill.realtime.replicas.machine import free_memory, own_memory
 from tidemill.realtime.replicas.messages import (
     Any,
     Applied,
@@ -40,6 +39,7 @@ from tidemill.realtime.replicas.messages import (
 from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.replicas.plan import View, plan
 from tidemill.realtime.replicas.watch import watch
+from tidemill.runtimes.memory import free_memory, own_memory
 
 __all__ = ["PLACES", "Fleet"]
 

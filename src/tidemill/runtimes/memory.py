@@ -1,10 +1,10 @@
-"""What the machine has left: memory for one more replica."""
+"""What the machine has left, and what a process takes of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["free_memory", "own_memory"]
+__all__ = ["free_memory", "own_memory", "private_memory"]
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
@@ -42,4 +42,16 @@ def own_memory(pid: int, proc: Path = PROC) -> int | None:
         lines = (proc / str(pid) / "smaps_rollup").read_text().splitlines()
         return next((int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")), None)
     except (OSError, ValueError):
+        return None
+
+
+def private_memory(pid: int, proc: Path = PROC) -> int | None:
+    """Bytes of memory that a process has for itself, in RAM or swapped out; None where that cannot be known.
+
+    Files and memory that it shares with others are not its own: they are bounded by who made them.
+    """
+    try:
+        lines = (proc / str(pid) / "status").read_text().splitlines()
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "VmSwap:")))
+    except (OSError, ValueError, IndexError):
         return None
