@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
@@ -130,10 +131,15 @@ def _lines(path: Path, bodies: list[bytes]) -> Path:
     return path
 
 
+def _over(ours: Load, theirs: Load) -> float:
+    """A peer may answer nothing at all in the time."""
+    return ours.per_second / theirs.per_second if theirs.per_second else math.inf
+
+
 def _say(server: Server, what: object, theirs: Load, ours: Load) -> None:
     print(
         f"  {server.label:<32}{what!s:>16}{theirs.per_second:>9,.0f} req/s p99 {theirs.p99:>8,} µs   "
-        f"Tidemill {ours.per_second:>9,.0f} req/s p99 {ours.p99:>7,} µs  ({ours.per_second / theirs.per_second:.1f} x)"
+        f"Tidemill {ours.per_second:>9,.0f} req/s p99 {ours.p99:>7,} µs  ({_over(ours, theirs):.1f} x)"
         + (f"  {theirs.errors} errors" if theirs.errors else ""),
         flush=True,
     )
