@@ -144,6 +144,9 @@ class Client:
                     if not free:
                         available = now
                     free.append(fd)
+                elif fd in free:
+                    # The server has closed a connection that had been idle for long.
+                    free.remove(fd)
         return Played(ended, took, statuses, lags, perf_counter() - began)
 
     def _read(self, fd: int) -> bytes | None:
