@@ -53,6 +53,11 @@ def dead_path(plan: Plan) -> Path:
     return Path(plan.job.dead_letters or plan.job.sink.dead).absolute()
 
 
+def _dead_letters(plan: Plan) -> str:
+    given = plan.job.dead_letters
+    return plan.job.sink.dead if given is None else str(Path(given).absolute())
+
+
 def checked_manifest(
     plan: Plan,
     sealed: Sequence[Sealed],
@@ -103,6 +108,6 @@ def checked_manifest(
             for f, r, d in zip(plan.files, read, dead, strict=True)
         ),
         parts=tuple(m.part for m in sealed),
-        dead_letters=str(dead_path(plan)) if sum(dead) else None,
+        dead_letters=_dead_letters(plan) if sum(dead) else None,
         plan=plan,
     )

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import msgspec
+
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import InputFile, Place, file_format, hidden, one_format, partition_of
 from tidemill.batch.snapshot import Snapshot
-from tidemill.batch.stores.objects import Entry, Objects
+from tidemill.batch.stores.objects import MANIFEST, Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
 from tidemill.errors import ConfigError, SourceError
 
@@ -22,21 +24,35 @@ _MAGIC = re.compile(r"[*\[]")
 def find_objects(place: Place, asked: Asked) -> Found:
     """The object of this name, or every one below it, or those that match a pattern, in order of name.
 
-    `*` and `[…]` stay within a directory, `**` stands for any number of them. Names that begin with `.` or `_` are
-    left out. Raises SourceError for no files, an unknown suffix or two formats, ConfigError for an unknown option.
+    A prefix that a run was published to is read as its manifest says: those parts, and no others that lie there. In
+    patterns `*` and `[…]` stay within a directory, `**` stands for any number of them. Names that begin with `.` or
+    `_` are left out. Raises SourceError for no files, an unknown suffix or two formats, ConfigError for an unknown
+    option.
     """
     del asked  # objects are read in place, and the plan keeps their etags
     if place.options:
         raise ConfigError(f"source {place.shown}: knows no option {next(iter(place.options))!r}")
     whole = f"{place.scheme}://{place.body}"
+    read: dict[str, str] = {}
     if _MAGIC.search(place.body):
         root, names = _matching(whole)
     else:
-        root, names = _named(whole)
+        root, names, read = _named(whole)
     if not names:
         raise SourceError(f"{place.shown}: no object of this name, and none below it")
     files = [InputFile(name=n, partition=partition_of(n)) for n in names]
-    return Found(root, one_format(place.shown, names), files, Origin(kind="files", uri=place.shown))
+    return Found(root, one_format(place.shown, names), files, Origin(kind="files", uri=place.shown, read=read))
+
+
+class _Part(msgspec.Struct):
+    name: str
+
+
+class _Published(msgspec.Struct):
+    """What reading an output needs of its manifest, whatever version wrote it."""
+
+    run_id: str
+    parts: list[_Part]
 
 
 class ObjectBlob:
@@ -71,12 +87,21 @@ class ObjectBlob:
         return self._seen
 
 
-def _named(uri: str) -> tuple[str, list[str]]:
+def _named(uri: str) -> tuple[str, list[str], dict[str, str]]:
     above, _, last = uri.rstrip("/").rpartition("/")
     if not uri.endswith("/") and above.count("/") >= 2 and Objects(above, SourceError).head(last) is not None:
-        return above, [last]
+        return above, [last], {}
     objects = Objects(uri, SourceError)
-    return objects.uri, _files(objects)
+    data = objects.get(MANIFEST)
+    if data is None:
+        return objects.uri, _files(objects), {}
+    try:
+        found = msgspec.json.decode(data, type=_Published)
+    except msgspec.DecodeError as error:
+        raise SourceError(
+            f"{objects.uri}/{MANIFEST}: cannot be understood: {error}; name the objects by a pattern instead"
+        ) from None
+    return objects.uri, [p.name for p in found.parts], {"run": found.run_id}
 
 
 def _matching(uri: str) -> tuple[str, list[str]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -23,16 +24,15 @@ from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind, Stage
-from tidemill.batch.stores.objects import Entry, Objects
+from tidemill.batch.stores.objects import MANIFEST, Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.single import ObjectTarget
 from tidemill.batch.stores.stage import ObjectStage
 from tidemill.batch.targets.base import Guarantee, Publication, Target
 from tidemill.errors import ConfigError, RunError, SinkError
 
-__all__ = ["MANIFEST", "PrefixTarget", "object_target"]
+__all__ = ["PrefixTarget", "abandoned_parts", "object_target", "remove_parts"]
 
-MANIFEST = "_tidemill/manifest.json"
 _PART = re.compile(r"part-\d{5,}-.+-[0-9a-f]{8}\.parquet\Z")
 # The most that a store copies in one request.
 _COPIED_BYTES = 5 << 30
@@ -180,6 +180,37 @@ class _Prefix:
             f"{self._objects.uri}: {who} published here while this run went on; nothing was changed; choose another "
             "output, or resume with --overwrite to replace that one"
         )
+
+
+def abandoned_parts(uri: str, older_than: timedelta, now: datetime) -> list[Entry]:
+    """What executions that never committed left below a prefix: parts and dead letters that are old, and that the
+    manifest there does not name. Nothing where there is something other than a manifest of ours.
+
+    Raises RunError where the store cannot be asked, ConfigError, MissingExtra.
+    """
+    objects = Objects(uri)
+    data = objects.get(MANIFEST)
+    manifest = _decoded(data)
+    if data is not None and manifest is None:
+        return []
+    kept = {MANIFEST}
+    letters = None
+    if manifest is not None:
+        kept |= {p.name for p in manifest.parts}
+        letters = manifest.dead_letters
+    return [
+        e
+        for e in objects.list()
+        if _ours(e.name)
+        and e.name not in kept
+        and now - e.modified > older_than
+        and not (letters and f"{objects.uri}/{e.name}".startswith(f"{letters}/"))
+    ]
+
+
+def remove_parts(uri: str, parts: Iterable[Entry]) -> None:
+    """Remove what `abandoned_parts` found. Raises RunError, ConfigError, MissingExtra."""
+    Objects(uri).delete(p.name for p in parts)
 
 
 def _decoded(data: bytes | None) -> RunManifest | None:
