@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
+from tidemill.batch.distribution import Distribution, merge
+from tidemill.batch.jobs.gate import Check
+from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import PartFile, Sealed
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
@@ -17,7 +22,7 @@ __all__ = [
     "FileCount",
     "RunManifest",
     "checked_manifest",
-    "dead_path",
+    "dead_place",
 ]
 
 
@@ -31,13 +36,20 @@ class FileCount(Config, frozen=True, kw_only=True):
 
 
 class RunManifest(Config, frozen=True, kw_only=True):
-    """The whole record of a run. `parts` are the files that hold the rows, with their checksums."""
+    """The whole record of a run. `parts` are the files that hold the rows, with their checksums.
+
+    `job` is the name in its job file, `checks` is what the gate asked before it was published, `outputs` are the values
+    of the model's outputs. `cpu_seconds` and `peak_rss_bytes` are those of the driver in its last execution.
+    """
 
     format: Literal[1]
     run_id: str
-    state: Literal["done", "over_budget"]
+    job: str = ""
+    state: Literal["done", "over_budget", "held"]
     finished_at: str
     seconds: float
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
     read: int
     written: int
     dead: int
@@ -45,12 +57,15 @@ class RunManifest(Config, frozen=True, kw_only=True):
     files: tuple[FileCount, ...]
     parts: tuple[PartFile, ...]
     dead_letters: str | None
+    outputs: dict[str, Distribution] = msgspec.field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
     plan: Plan
 
 
-def dead_path(plan: Plan) -> Path:
-    """Where dead letters go when there are any: a file, or the directory inside the output."""
-    return Path(plan.job.dead_letters or plan.job.sink.dead).absolute()
+def dead_place(plan: Plan) -> str:
+    """Where dead letters go when there are any: a file, an object of a store, or what lies inside the output."""
+    place = plan.job.dead_letters or plan.job.sink.dead
+    return place if remote(place) else str(Path(place).absolute())
 
 
 def _dead_letters(plan: Plan) -> str:
@@ -109,5 +124,6 @@ def checked_manifest(
         ),
         parts=tuple(m.part for m in sealed),
         dead_letters=_dead_letters(plan) if sum(dead) else None,
+        outputs=merge(m.outputs for m in sealed),
         plan=plan,
     )

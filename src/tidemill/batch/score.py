@@ -31,17 +31,17 @@ from tidemill.batch.plan import (
     package_id,
     wanted_columns,
 )
-from tidemill.batch.run import report, run_plan
+from tidemill.batch.run import Observer, report, run_plan
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.batch.targets import Target, open_target
 from tidemill.batch.targets.files import FileTarget
 from tidemill.batch.watch import Watch
 from tidemill.config import decode
-from tidemill.errors import BudgetExceeded, ConfigError, RunError
+from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
 from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
 
-__all__ = ["Begun", "begin", "score"]
+__all__ = ["Begun", "begin", "new_run_id", "score"]
 
 _DEFAULTS = ScoreOptions()
 
@@ -52,6 +52,7 @@ def score(
     sink: str | os.PathLike[str],
     options: ScoreOptions = _DEFAULTS,
     progress: Callable[[Progress], None] | None = None,
+    observer: Observer | None = None,
 ) -> RunReport:
     """Score every row of `source` with a package into `sink`: complete, or not at all.
 
@@ -62,10 +63,19 @@ def score(
 
     Raises ConfigError for options that do not fit, SourceError for input that cannot be read as planned, SinkError
     for output that cannot be written, RunError where the run may not go on, BudgetExceeded where too many rows
-    failed. None of them leaves an output.
+    failed, Held where the gate of `observer` did. None of them leaves an output.
     """
     with begin(package, source, sink, options, progress) as run:
-        return run if isinstance(run, RunReport) else run_plan(run.work, run.target)
+        if isinstance(run, RunReport):
+            return run
+        if observer is not None:
+            observer.planned(run.work)
+        return run_plan(run.work, run.target, observer)
+
+
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ def begin(
     """
     options = _checked(options)
     place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
-    run_id = options.run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    run_id = options.run_id or new_run_id()
     _check_apart(place, target)
     done = target.committed(run_id)
     if done is None:
@@ -135,7 +145,7 @@ def begin(
             work = Work(live, plan, stage, live.package.directory, options, watch)
             try:
                 yield Begun(work, target)
-            except BudgetExceeded:
+            except (BudgetExceeded, Held):
                 raise
             except RunError as error:
                 raise type(error)(f"{error} (run {run_id})") from error
