@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -16,6 +17,7 @@ __all__ = ["PostgresLink"]
 
 # libpq's own wait is endless.
 _CONNECT_SECONDS = "15"
+_PREFIX = re.compile(r"\A\[libpq\].*?(ERROR|FATAL): +")
 
 
 class PostgresLink:
@@ -72,9 +74,10 @@ class PostgresLink:
         state = self.state(error)
         if state is not None:
             return state.startswith(("08", "57P"))
-        return isinstance(
-            error, self._psycopg.OperationalError | self._adbc.OperationalError | self._adbc.InternalError
-        )
+        if isinstance(error, self._psycopg.Error):
+            return isinstance(error, self._psycopg.OperationalError)
+        # Of ADBC there may be only words: the server's refusals say ERROR.
+        return "ERROR: " not in str(error)
 
     def state(self, error: Exception) -> str | None:
         """The SQLSTATE of an error, where the server gave one."""
@@ -85,7 +88,8 @@ class PostgresLink:
         """An error in one line, without passwords."""
         diagnosis = getattr(error, "diag", None)
         text = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
-        line = next((p for p in text.splitlines() if p.strip()), type(error).__name__).strip().rstrip(".")
+        lines = [p.strip() for p in _PREFIX.sub("", text).splitlines()]
+        line = next((p for p in lines if p), type(error).__name__).rstrip(".")
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return line

@@ -77,12 +77,16 @@ def find_postgres(place: Place, asked: Asked) -> Found | None:
         with link.statements() as connection:
             return _Snapshot(link, connection, ask, asked).read(asked.spool)
     except link.errors as error:
-        if link.gone(error):
-            raise SourceError(
-                f"{link.shown}: the server cannot be reached, or went away: {link.said(error)}; resume the run: it is "
-                "read again, in a new snapshot"
-            ) from None
-        raise SourceError(f"{link.shown}: {link.said(error)}") from None
+        raise _lost(link, error) from None
+
+
+def _lost(link: PostgresLink, error: Exception) -> SourceError:
+    if link.gone(error):
+        return SourceError(
+            f"{link.shown}: the server cannot be reached, or went away: {link.said(error)}; resume the run: it is read "
+            "again, in a new snapshot"
+        )
+    return SourceError(f"{link.shown}: {link.said(error)}")
 
 
 class _Snapshot:
@@ -152,8 +156,12 @@ class _Snapshot:
                 self._files[name] = copy(spool, self._schema, self._batches(cursor.fetch_record_batch()), f"{name}-")
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        for batch in reader:
-            if self._stop.is_set():
+        while True:
+            try:
+                batch = next(reader, None)
+            except (pa.ArrowException, OSError) as error:  # a stream keeps of an error only its text
+                raise _lost(self._link, error) from None
+            if batch is None or self._stop.is_set():
                 return
             for i, column in enumerate(self._lists, len(self._columns)):
                 if not pc.all(batch.column(i)).as_py():
