@@ -24,7 +24,7 @@ from tidemill.batch.watch import Watch
 from tidemill.config import Config
 from tidemill.errors import BudgetExceeded, Held, RunError
 
-__all__ = ["HELD", "Observer", "publish_held", "report", "run_plan"]
+__all__ = ["HELD", "Observer", "cpu_seconds", "peak_rss", "publish_held", "report", "run_plan"]
 
 # In a stage: the run is complete and waits for somebody's decision.
 HELD = "held.json"
@@ -58,7 +58,7 @@ def run_plan(work: Work, target: Target, observer: Observer | None = None) -> Ru
     sealed = stage.sealed(plan)
     resumed = len(sealed)
     schema = plan.output_schema(work.live)
-    cpu = _cpu_seconds()
+    cpu = cpu_seconds()
     publication = target.publication(plan, stage, schema)
 
     def keep(marker: Sealed) -> None:
@@ -70,8 +70,8 @@ def run_plan(work: Work, target: Target, observer: Observer | None = None) -> Ru
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made = checked_manifest(plan, markers, stage, state=state, finished_at=now, seconds=watch.seconds)
         job = "" if observer is None else observer.job
-        used = round(_cpu_seconds() - cpu, 3)
-        return msgspec.structs.replace(made, job=job, cpu_seconds=used, peak_rss_bytes=_peak_rss())
+        used = round(cpu_seconds() - cpu, 3)
+        return msgspec.structs.replace(made, job=job, cpu_seconds=used, peak_rss_bytes=peak_rss())
 
     try:
         for marker in list(sealed.values()):
@@ -91,7 +91,9 @@ def run_plan(work: Work, target: Target, observer: Observer | None = None) -> Ru
     finally:
         publication.abandon()
     stage.remove()
-    return report(record, "done", resumed=resumed, seconds=watch.seconds, fresh_rows=watch.fresh_rows)
+    return report(
+        record, "done", resumed=resumed, seconds=watch.seconds, fresh_rows=watch.fresh_rows, deaths=watch.deaths
+    )
 
 
 def publish_held(stage: Stage, target: Target) -> RunManifest:
@@ -154,6 +156,7 @@ def report(
     resumed: int = 0,
     seconds: float = 0.0,
     fresh_rows: int = 0,
+    deaths: int = 0,
 ) -> RunReport:
     """The report of a run whose manifest this is, of which `fresh_rows` were scored in these seconds."""
     plan = manifest.plan
@@ -167,22 +170,25 @@ def report(
         files=len(plan.files),
         shards=len(plan.shards),
         resumed_shards=resumed,
+        quarantined_shards=len(manifest.quarantined),
+        worker_deaths=deaths,
         seconds=round(seconds, 3),
         rows_per_second=round(fresh_rows / seconds, 1) if seconds > 0 else 0.0,
-        peak_rss_bytes=_peak_rss(),
+        peak_rss_bytes=peak_rss(),
         output=plan.job.sink.uri,
         dead_letters=manifest.dead_letters,
         manifest=plan.job.sink.manifest,
     )
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
+    """The most memory (bytes) that this process has had resident."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cpu_seconds() -> float:
-    """Of this process and of those that it has waited for."""
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 

@@ -20,9 +20,11 @@ from tidemill.batch.calls import call_rows
 from tidemill.batch.engines.base import Work
 from tidemill.batch.inputs import Asked, Found, Origin, find_input
 from tidemill.batch.ledger import decode_kept
+from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import Progress, RunReport, ScoreOptions
 from tidemill.batch.places import Place, parse_place
 from tidemill.batch.plan import (
+    Job,
     Plan,
     build_plan,
     differences,
@@ -41,7 +43,7 @@ from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
 from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
 
-__all__ = ["Begun", "begin", "new_run_id", "score"]
+__all__ = ["Begun", "Prepared", "begin", "new_run_id", "prepare", "score"]
 
 _DEFAULTS = ScoreOptions()
 
@@ -98,29 +100,15 @@ def begin(
 
     An error inside leaves the stage as it is, if there is anything in it to resume. Raises as `score` does.
     """
-    options = _checked(options)
-    place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
-    run_id = options.run_id or new_run_id()
-    _check_apart(place, target)
-    done = target.committed(run_id)
-    if done is None:
-        target.allow()
-    live = Live.open(open_package(package))
-    job = make_job(place.shown, target.describe(run_id), options)
+    ready = prepare(package, source, sink, options)
+    options, run_id, live, target, done = ready.options, ready.run_id, ready.live, ready.target, ready.done
     stage = open_stage(options.stage or target.stage(run_id))
-
-    def find(spool: Path | None, pinned: Origin | None) -> Found | None:
-        def wanted(present: Sequence[str]) -> list[str]:
-            return wanted_columns(live.package.manifest.inputs, job.pass_through, present)
-
-        return find_input(place, Asked(spool, pinned, wanted))
-
     if done is not None:
-        found = find(None, done.plan.origin)
+        found = ready.find(None, done.plan.origin)
         if found is None:
-            _refuse(run_id, job_differences(done.plan, job, package_id(live)))
+            _refuse(run_id, job_differences(done.plan, ready.job, package_id(live)))
         else:
-            _refuse(run_id, differences(done.plan, build_plan(run_id, job, live, found)))
+            _refuse(run_id, differences(done.plan, build_plan(run_id, ready.job, live, found)))
         with stage.held():  # what a crash after the commit left behind
             stage.remove()
         yield report(done, "already_done")
@@ -128,11 +116,9 @@ def begin(
     with stage.held(), _terminable():
         try:
             plan = _begun(stage)
-            found = find(stage.spool, None if plan is None else plan.origin)
+            found = ready.find(stage.spool, None if plan is None else plan.origin)
             assert found is not None  # noqa: S101 - there was a spool to copy it to
-            _check_outside(found, target)
-            new = build_plan(run_id, job, live, found)
-            target.check(new.output_schema(live))
+            new = ready.plan(found)
             if plan is None:
                 plan = msgspec.structs.replace(new, call_rows=call_rows(live, new))
                 stage.put("plan.json", msgspec.json.encode(plan))
@@ -152,6 +138,49 @@ def begin(
         except BaseException:
             stage.remove_unused()
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a run before its input is looked at. `done` is its manifest if it was committed before."""
+
+    options: ScoreOptions
+    run_id: str
+    place: Place
+    target: Target
+    done: RunManifest | None
+    live: Live
+    job: Job
+
+    def find(self, spool: Path | None, pinned: Origin | None) -> Found | None:
+        """The input; None where finding it would mean copying it, and no spool was given."""
+
+        def wanted(present: Sequence[str]) -> list[str]:
+            return wanted_columns(self.live.package.manifest.inputs, self.job.pass_through, present)
+
+        return find_input(self.place, Asked(spool, pinned, wanted))
+
+    def plan(self, found: Found) -> Plan:
+        """The plan for an input that was found, once the target has agreed to its columns."""
+        _check_outside(found, self.target)
+        plan = build_plan(self.run_id, self.job, self.live, found)
+        self.target.check(plan.output_schema(self.live))
+        return plan
+
+
+def prepare(
+    package: str | os.PathLike[str], source: str | os.PathLike[str], sink: str | os.PathLike[str], options: ScoreOptions
+) -> Prepared:
+    """Open package and target, and see that a run may write there. Raises as `score` does."""
+    options = _checked(options)
+    place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
+    run_id = options.run_id or new_run_id()
+    _check_apart(place, target)
+    done = target.committed(run_id)
+    if done is None:
+        target.allow()
+    live = Live.open(open_package(package))
+    return Prepared(options, run_id, place, target, done, live, make_job(place.shown, target.describe(run_id), options))
 
 
 def _begun(stage: Stage) -> Plan | None:

@@ -74,6 +74,7 @@ class RunRecord(Config, frozen=True, kw_only=True):
     source: str
     output: str
     stage: str
+    job_file: str | None = None
     manifest: str = ""
     dead_letters: str | None = None
     engine: str = "local"
