@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.distribution import Distribution, merge
 from tidemill.batch.jobs.gate import Check
-from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import PartFile, Sealed
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
@@ -20,6 +20,7 @@ from tidemill.errors import RunError
 
 __all__ = [
     "FileCount",
+    "Quarantined",
     "RunManifest",
     "checked_manifest",
     "dead_place",
@@ -33,6 +34,14 @@ class FileCount(Config, frozen=True, kw_only=True):
     read: int
     written: int
     dead: int
+
+
+class Quarantined(Config, frozen=True, kw_only=True):
+    """A shard that could not be scored, of which every row is a dead letter."""
+
+    shard: int
+    rows: int
+    reason: str
 
 
 class RunManifest(Config, frozen=True, kw_only=True):
@@ -57,6 +66,7 @@ class RunManifest(Config, frozen=True, kw_only=True):
     files: tuple[FileCount, ...]
     parts: tuple[PartFile, ...]
     dead_letters: str | None
+    quarantined: tuple[Quarantined, ...] = ()
     outputs: dict[str, Distribution] = msgspec.field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     plan: Plan
@@ -66,11 +76,6 @@ def dead_place(plan: Plan) -> str:
     """Where dead letters go when there are any: a file, an object of a store, or what lies inside the output."""
     place = plan.job.dead_letters or plan.job.sink.dead
     return place if remote(place) else str(Path(place).absolute())
-
-
-def _dead_letters(plan: Plan) -> str:
-    given = plan.job.dead_letters
-    return plan.job.sink.dead if given is None else str(Path(given).absolute())
 
 
 def checked_manifest(
@@ -123,7 +128,10 @@ def checked_manifest(
             for f, r, d in zip(plan.files, read, dead, strict=True)
         ),
         parts=tuple(m.part for m in sealed),
-        dead_letters=_dead_letters(plan) if sum(dead) else None,
+        dead_letters=dead_place(plan) if sum(dead) else None,
+        quarantined=tuple(
+            Quarantined(shard=m.shard, rows=m.read, reason=m.quarantined) for m in sealed if m.quarantined is not None
+        ),
         outputs=merge(m.outputs for m in sealed),
         plan=plan,
     )

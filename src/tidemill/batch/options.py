@@ -80,7 +80,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a run: `read = written + dead`, counted against what was written.
 
-    `seconds` and `rows_per_second` are of this execution alone; `peak_rss_bytes` is the process's own peak.
+    `seconds`, `rows_per_second` and `worker_deaths` (processes that ended while they answered) are of this execution
+    alone; `peak_rss_bytes` is the driver's own peak. `quarantined_shards` are those all of whose rows were set aside.
     """
 
     run_id: str
@@ -98,6 +99,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     dead_letters: str | None
     manifest: str
+    quarantined_shards: int = 0
+    worker_deaths: int = 0
 
     def to_json(self) -> str:
         """The report as one JSON object."""
