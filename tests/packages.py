@@ -10,7 +10,7 @@ from tidemill.model.manifest import Manifest, RuntimeSpec
 from tidemill.model.package import Package, open_package, write_package
 from tidemill.model.signature import Input, Output
 
-ARTIFACTS = {"onnx": "model.onnx", "sklearn": "model.skops", "python": "model.py"}
+ARTIFACTS = {"onnx": "model.onnx", "sklearn": "model.skops", "python": "model.py", "lleaves": "model.txt"}
 
 
 def make(

@@ -64,5 +64,6 @@ CASES = (
     Case("onnx-trees", packages.trees_package, _floats("X", 6), ("X", np.nan)),
     Case("sklearn-forest", packages.forest_package, _people, ("age", 200)),
     Case("sklearn-logistic", packages.logistic_package, _people, ("age", -1)),
+    Case("lleaves-trees", packages.compiled_package, _floats("X", 6), ("X", 11)),
     Case("python", packages.scorer_package, _scored, ("channel", "fax")),
 )

@@ -129,6 +129,30 @@ def trees_package(directory: Path) -> Package:
     )
 
 
+def boosted_text(trees: int = 12) -> str:
+    """A LightGBM text file: two classes, six columns."""
+    import lightgbm
+
+    features, target = make_classification(300, 6, random_state=0)
+    model = lightgbm.LGBMClassifier(n_estimators=trees, num_leaves=7, verbose=-1, n_jobs=1).fit(features, target)
+    return model.booster_.model_to_string()
+
+
+def compiled_package(directory: Path, **manifest: Any) -> Package:
+    return make(
+        directory,
+        "lleaves",
+        boosted_text(),
+        [Input(name="X", datatype="FP32", shape=(-1, 6), minimum=-10, maximum=10)],
+        [
+            Output(name="label", datatype="BYTES"),
+            Output(name="probabilities", datatype="FP32", shape=(-1, 2), labels=("bad", "good")),
+            Output(name="verdict", datatype="BYTES", source="probabilities", threshold=0.4),
+        ],
+        **manifest,
+    )
+
+
 # -- scikit-learn ----------------------------------------------------------------------------------------------
 
 

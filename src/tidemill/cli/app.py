@@ -20,6 +20,7 @@ from tidemill.cli.console import errors
 from tidemill.cli.export import export
 from tidemill.cli.inspect import inspect
 from tidemill.cli.keys import keys
+from tidemill.cli.optimise import optimise
 from tidemill.cli.package import package
 from tidemill.cli.score import score
 from tidemill.cli.serve import serve
@@ -57,7 +58,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Package a model once. Serve it in milliseconds or score it by the tens of millions: the same prediction.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 error budget exceeded.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 error budget exceeded, 4 nothing gained.",
 )
 
 
@@ -77,7 +78,7 @@ def options(
     """What stands before the command's name."""
 
 
-for command in (package, inspect, check, verify, serve, conformance, score):
+for command in (package, inspect, check, verify, serve, conformance, score, optimise):
     app.command()(command)
 app.add_typer(keys, name="keys")
 app.add_typer(export, name="export")

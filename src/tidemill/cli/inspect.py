@@ -102,5 +102,24 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         tools = ", ".join(f"{name} {version}" for name, version in origin.get("tools", {}).items())
         facts.append(("origin", f"{origin['kind']} file {origin['file']}" + (f", by {tools}" if tools else "")))
         facts += [("", note) for note in origin.get("notes", ())]
+    facts += _optimised(found["optimised"]) if found["optimised"] else []
     facts += [("file", f"{f['name']}, {f['bytes']:,} bytes, SHA-256 {f['sha256'][:12]}…") for f in found["files"]]
     return facts
+
+
+def _optimised(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was done to the parent, and what both were measured to do."""
+    before, after = found["before"], found["after"]
+    apart = ", ".join(f"{name} {value:.2g}" for name, value in found.get("differences", {}).items())
+    return [
+        ("optimised", f"{found['how']}; of version {found['parent_version']}, fingerprint {found['parent'][:12]}…"),
+        ("", f"{found['metric']} {_was(before, after, 'metric', '.6g')} on {found['rows']:,} rows of {found['data']}"),
+        ("", f"rows/s {_was(before, after, 'rows_per_second', ',.0f')} in calls of {found['call_rows']:,}"),
+        ("", f"ms of one row, p50 {_was(before, after, 'p50_ms', '.3f')}, p99 {_was(before, after, 'p99_ms', '.3f')}"),
+        ("", f"bytes {_was(before, after, 'bytes', ',')}; measured on {found['machine']}"),
+        ("", f"greatest differences between the two: {apart or 'none'}"),
+    ]
+
+
+def _was(before: dict[str, Any], after: dict[str, Any], name: str, form: str) -> str:
+    return f"{after[name]:{form}} (was {before[name]:{form}})"

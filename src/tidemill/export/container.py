@@ -15,7 +15,7 @@ from tidemill.export.site import Site
 __all__ = ["container"]
 
 # The extra that a runtime of a package needs.
-EXTRAS = {"onnx": (), "python": (), "sklearn": ("sklearn",)}
+EXTRAS = {"onnx": (), "python": (), "sklearn": ("sklearn",), "lleaves": ("optimise",)}
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXTRA = re.compile(r"extra\s*==\s*[\"']([^\"']+)[\"']")

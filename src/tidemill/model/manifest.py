@@ -9,7 +9,7 @@ import msgspec
 from tidemill.config import Config
 from tidemill.model.signature import Input, Output, signature_problems
 
-__all__ = ["FORMAT", "MANIFEST", "Manifest", "Origin", "RuntimeSpec", "Slo", "Task"]
+__all__ = ["FORMAT", "MANIFEST", "Figures", "Manifest", "Optimised", "Origin", "RuntimeSpec", "Slo", "Task"]
 
 MANIFEST = "model.toml"
 FORMAT = 1
@@ -20,7 +20,7 @@ Task = Literal["classification", "regression", "ranking", "embedding", "detectio
 class RuntimeSpec(Config, frozen=True, kw_only=True):
     """What executes the artefact. `threads` are intra-op threads a call; `max_call_rows` bounds one call."""
 
-    name: Literal["onnx", "sklearn", "python"]
+    name: Literal["onnx", "sklearn", "python", "lleaves"]
     artifact: str
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
@@ -45,6 +45,38 @@ class Origin(Config, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class Figures(Config, frozen=True, kw_only=True):
+    """What was measured of one package: its metric, rows/s in calls of `Optimised.call_rows`, milliseconds of a call of
+    one row, and the bytes of what can change an answer.
+    """
+
+    metric: float
+    rows_per_second: float
+    p50_ms: float
+    p99_ms: float
+    bytes: int
+
+
+class Optimised(Config, frozen=True, kw_only=True):
+    """How this package was made of another one, and what both were measured to do on the same rows.
+
+    `parent` is that package's fingerprint; `differences` the greatest absolute difference of each float output (of
+    others the share of rows that differ) between the two.
+    """
+
+    parent: str
+    parent_version: str
+    how: str
+    data: str
+    rows: int
+    metric: str
+    call_rows: int
+    machine: str
+    before: Figures
+    after: Figures
+    differences: dict[str, float] = msgspec.field(default_factory=dict)
+
+
 class Manifest(Config, frozen=True, kw_only=True):
     """The whole of `model.toml`. `files` maps each file of the package to its SHA-256."""
 
@@ -66,6 +98,7 @@ class Manifest(Config, frozen=True, kw_only=True):
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     origin: Origin | None = None
+    optimised: Optimised | None = None
     files: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]] = msgspec.field(default_factory=dict)
 
     def problems(self) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +17,12 @@ from tidemill.config import decode
 from tidemill.errors import ConfigError, PackageError, TidemillError
 from tidemill.model.manifest import MANIFEST, Manifest, Origin, Slo
 from tidemill.model.package import Package, write_package
-from tidemill.model.profile import PROFILE_FILE, write_profile
-from tidemill.model.samples import SAMPLES_FILE, write_samples
 from tidemill.model.signature import signature_problems
 from tidemill.packaging.agreement import compare, disagreement
 from tidemill.packaging.decorate import decorated_inputs, decorated_outputs
 from tidemill.packaging.draft import Draft, Unused
-from tidemill.packaging.invariance import largest_call, measure_invariance
 from tidemill.packaging.options import Kind, PackageOptions, PackageReport
-from tidemill.packaging.samples import choose_samples
+from tidemill.packaging.sealing import Said, seal
 from tidemill.packaging.sources import detect, drafts
 from tidemill.packaging.table import LikeTable, read_like
 from tidemill.packaging.transform import TRANSFORM_FILE, Transform, read_transform
@@ -190,57 +186,6 @@ def _finish(
         if transform is not None:
             shutil.copyfile(transform.path, stage / TRANSFORM_FILE)
 
-    live = Live.open(write_package(work / "whole", manifest, fill))
-    samples = choose_samples(live, table, options.samples)
-    if samples is not None:
-        notes += samples.notes
-    most, said = largest_call(live, samples)
-    if most is not None:
-        notes.append(f"larger calls than {most} fail, so that max_call_rows = {most}: {said}")
-        manifest = msgspec.structs.replace(
-            manifest, runtime=msgspec.structs.replace(manifest.runtime, max_call_rows=most)
-        )
-        live = Live(live.package, live.runtime, call_rows=most)
-    measured = measure_invariance(live, samples)
-    notes += measured.notes
-    manifest = _with_measured(manifest, measured.tolerances, measured.independent, chosen.draft, options, notes)
-
-    def fill_whole(stage: Path) -> None:
-        fill(stage)
-        if samples is not None and samples.kept.num_rows:
-            write_samples(stage / SAMPLES_FILE, samples.kept, samples.expected)
-        if table is not None:
-            write_profile(stage / PROFILE_FILE, table.profile())
-
-    manifest = msgspec.structs.replace(
-        manifest,
-        samples=SAMPLES_FILE if samples is not None and samples.kept.num_rows else None,
-        profile=PROFILE_FILE if table is not None else None,
-        origin=msgspec.structs.replace(manifest.origin, notes=tuple(notes)) if manifest.origin else None,
-    )
-    package = write_package(target, manifest, fill_whole, overwrite=options.overwrite)
-    return PackageReport(package, tuple(notes), chosen.agreement, measured.differences)
-
-
-def _with_measured(
-    manifest: Manifest,
-    tolerances: Mapping[str, float],
-    independent: bool,
-    draft: Draft,
-    options: PackageOptions,
-    notes: list[str],
-) -> Manifest:
-    """The measured tolerances and independence, where the user did not say them."""
-    outputs = tuple(
-        msgspec.structs.replace(o, tolerance=options.tolerance.get(o.name, tolerances.get(o.name, o.tolerance)))
-        for o in manifest.outputs
-    )
-    if draft.rows_dependent and options.rows_independent is None:
-        notes.append(f"rows of one call depend on each other: {draft.rows_dependent}; calls are never merged or split")
-    elif options.rows_independent is None and not independent:
-        notes.append("rows of one call depend on each other, as measured; calls are never merged or split")
-    if options.rows_independent is None:
-        independent = independent and manifest.rows_independent
-    else:
-        independent = options.rows_independent
-    return msgspec.structs.replace(manifest, outputs=outputs, rows_independent=independent)
+    said = Said(options.tolerance, options.rows_independent, chosen.draft.rows_dependent, options.samples)
+    sealed = seal(manifest, fill, target, table, work, said, notes, overwrite=options.overwrite)
+    return PackageReport(sealed.package, sealed.notes, chosen.agreement, sealed.differences)

@@ -39,6 +39,7 @@ def describe(package: Package) -> dict[str, Any]:
         "slo": {"p99_ms": manifest.slo.p99_ms, "timeout_ms": manifest.slo.timeout_ms},
         "samples": samples[0].num_rows if samples is not None else 0,
         "origin": None if manifest.origin is None else _full(manifest.origin),
+        "optimised": None if manifest.optimised is None else _full(manifest.optimised),
         "files": [
             {"name": name, "bytes": package.path(name).stat().st_size, "sha256": digest}
             for name, digest in manifest.files.items()

@@ -18,7 +18,7 @@ from tidemill.errors import InputError, SourceError
 from tidemill.model.profile import ColumnProfile, TableProfile
 from tidemill.rows import Array
 
-__all__ = ["KEPT_ROWS", "ColumnFacts", "LikeTable", "read_like"]
+__all__ = ["KEPT_ROWS", "ColumnFacts", "LikeTable", "read_like", "table_batches"]
 
 KEPT_ROWS = 2000
 _KEPT_WITH_NULLS = 500
@@ -89,7 +89,7 @@ def read_like(path: str, drop: Sequence[str], most_categories: int) -> LikeTable
     random = np.random.default_rng(_SEED)
     count = 0
     try:
-        for batch in _batches(path):
+        for batch in table_batches(path):
             if not columns:
                 columns = {f.name: ColumnFacts(f.type) for f in batch.schema}
             if batch.schema.names != list(columns):
@@ -114,7 +114,7 @@ def read_like(path: str, drop: Sequence[str], most_categories: int) -> LikeTable
     return LikeTable(Path(path).name, features, columns, rows.combine_chunks().to_batches()[0], count)
 
 
-def _batches(path: str) -> Iterator[pa.RecordBatch]:
+def table_batches(path: str) -> Iterator[pa.RecordBatch]:
     """The table's rows, its hive partitions as columns; the same files that `tidemill score` would read."""
     try:
         root, format_, files = find_files(path)

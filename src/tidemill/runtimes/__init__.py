@@ -15,6 +15,7 @@ _RUNTIMES = {
     "onnx": ("tidemill.runtimes.onnx", ""),
     "sklearn": ("tidemill.runtimes.sklearn", "sklearn"),
     "python": ("tidemill.runtimes.python", ""),
+    "lleaves": ("tidemill.runtimes.lleaves", "optimise"),
 }
 
 

@@ -34,6 +34,7 @@ PLATFORMS = {
     "onnx": ("onnxruntime_onnx", "onnxruntime"),
     "sklearn": ("sklearn_skops", "sklearn"),
     "python": ("python", "python"),
+    "lleaves": ("lleaves_lightgbm", "lleaves"),
 }
 
 
