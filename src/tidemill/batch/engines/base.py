@@ -39,7 +39,12 @@ class Work:
 # Scores the shards; returns once each is sealed (or given up), and has told of each. Its first error stops the others.
 Engine = Callable[[Work, Sequence[Shard], Callable[[Sealed], None]], None]
 
-ENGINES: dict[str, str] = {"local": "tidemill.batch.engines.local:run"}
+ENGINES: dict[str, str] = {
+    "local": "tidemill.batch.engines.local:run",
+    "spark": "tidemill.batch.engines.spark:run",
+    "ray": "tidemill.batch.engines.ray:run",
+    "aws_batch": "tidemill.batch.engines.aws_batch.engine:run",
+}
 
 
 def engine(name: str) -> Engine:
