@@ -2,6 +2,7 @@
 
 `python -m benchmarks profile http` shows where the server's time goes instead, `python -m benchmarks overload` what
 becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers,
+`python -m benchmarks limits` what a batch run costs as it grows, when it is killed and beside its model,
 `python -m benchmarks soak` (`make soak`) whether anything is lost or grows in ten minutes of everything at once.
 """
 
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 from benchmarks import (
     against,
     batch,
+    batch_limits,
     grpc_calls,
     machine,
     overload,
@@ -31,7 +33,7 @@ from benchmarks import (
 )
 
 PARTS = ("http", "grpc", "peers", "batch", "size")
-ALONE = (["overload"], ["swap"], ["soak"])
+ALONE = (["overload"], ["swap"], ["soak"], ["limits"])
 QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
 QUICK_GRPC = grpc_calls.Settings(rounds=1, seconds=1)
 QUICK_PEERS = against.Settings(rounds=1, seconds=1, connections=(64,))
@@ -50,6 +52,10 @@ def main() -> int:
         raw = asked.out / "overload.json"
         raw.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
         return int(any(one.failures for one in found))
+    if asked.parts == ["limits"]:
+        limits = batch_limits.run(asked.out, rows=asked.rows or 1_000_000)
+        (asked.out / "limits.json").write_bytes(msgspec.json.format(msgspec.json.encode(limits), indent=1))
+        return int(bool(limits.failures))
     if asked.parts == ["swap"]:
         swapped = swap.run(asked.out, seconds=asked.seconds or 60)
         (asked.out / "swap.json").write_bytes(msgspec.json.format(msgspec.json.encode(swapped), indent=1))
@@ -108,7 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "parts",
         nargs="*",
-        help="http, grpc, peers, batch, size (default: all); or: profile http; or: overload; or: swap; or: soak",
+        help="http, grpc, peers, batch, size (default: all); or alone: profile http, overload, swap, soak, limits",
     )
     parser.add_argument("--quick", action="store_true", help="all parts briefly, to see that they work")
     parser.add_argument("--rows", type=int, help="rows of the batch part")
@@ -123,7 +129,7 @@ def _arguments() -> argparse.Namespace:
     if asked.parts not in (["profile", "http"], *ALONE) and not set(asked.parts) <= set(PARTS):
         parser.error(
             f"unknown part among {' '.join(asked.parts)}: "
-            "http, grpc, peers, batch, size; profile http; overload; swap; soak"
+            "http, grpc, peers, batch, size; profile http; overload; swap; soak; limits"
         )
     # Only a complete, full run becomes the report that is committed.
     smaller = asked.quick or asked.rows or asked.seconds or asked.connections

@@ -66,7 +66,7 @@ class WrongOutputError(Exception):
 def run(out: Path, settings: Settings) -> BatchResult:
     """Measure; files go below `out` (the input is kept for the next time, about 120 bytes a row)."""
     trained = model.make(out / "model")
-    source = _input(out, settings.rows)
+    source = input_file(out, settings.rows)
     places = cores()
     targets = {"loop": out / "scored-loop.parquet", "tidemill": out / "scored-tidemill.parquet"}
     commands: dict[str, list[str | Path]] = {
@@ -80,7 +80,7 @@ def run(out: Path, settings: Settings) -> BatchResult:
             _remove(targets[program])
             # What the last process wrote is not to be written to disk on this one's time.
             os.sync()
-            scores.append(_score(out, program, command, places.both, settings.rows, number))
+            scores.append(score(out, program, command, places.both, settings.rows, number))
             rows = ds.dataset(targets[program], format="parquet").count_rows()
             if rows != settings.rows:
                 raise WrongOutputError(f"{program} wrote {rows:,} rows of {settings.rows:,}")
@@ -130,7 +130,8 @@ def _aligned(table: ds.Dataset, names: list[str], size: int = 100_000) -> Iterat
     yield from pa.Table.from_batches(held, table.schema).combine_chunks().to_batches() if held else []
 
 
-def _score(out: Path, program: str, command: list[str | Path], both: str, rows: int, number: int) -> Score:
+def score(out: Path, program: str, command: list[str | Path], both: str, rows: int, number: int) -> Score:
+    """Run a command to its end, and measure it."""
     result, log = out / "measured.json", out / "logs" / f"score-{program}.log"
     log.parent.mkdir(exist_ok=True)
     bystanders = Bystanders()
@@ -159,7 +160,8 @@ def _score(out: Path, program: str, command: list[str | Path], both: str, rows: 
     return score
 
 
-def _input(out: Path, rows: int) -> Path:
+def input_file(out: Path, rows: int) -> Path:
+    """The input of so many rows, read into memory once."""
     path = out / f"rows-{rows}.parquet"
     if not path.exists():
         need = rows * 150 + 2e9
