@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.dead import dead_schema
 from tidemill.batch.ledger import Sealed, part_file, sync_directory
-from tidemill.batch.manifest import RunManifest, dead_path
+from tidemill.batch.manifest import RunManifest, dead_place
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Stage
 from tidemill.errors import RunError, SinkError
@@ -20,7 +21,11 @@ __all__ = ["join_dead", "write_dead"]
 
 def join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
     """Put them in place, as a whole or not at all. Raises SinkError, RunError."""
-    path = dead_path(manifest.plan)
+    place = dead_place(manifest.plan)
+    if remote(place):
+        _send_dead(place, manifest, sealed, stage)
+        return
+    path = Path(place)
     aside = path.with_name(f".{path.name}.tidemill-{manifest.run_id}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +35,18 @@ def join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> 
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise SinkError(f"{path}: cannot be written: {reason}; make room and resume the run") from error
+
+
+def _send_dead(place: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
+    from tidemill.batch.stores.objects import Objects
+
+    parent, _, name = place.rpartition("/")
+    aside = stage.work() / "letters"
+    try:
+        write_dead(aside, Path(name).suffix, manifest, sealed, stage)
+    except OSError as error:
+        raise SinkError(f"{aside}: cannot be written: {error.strerror}; make room and resume the run") from error
+    Objects(parent, SinkError).put(name, aside)
 
 
 def write_dead(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:

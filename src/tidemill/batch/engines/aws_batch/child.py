@@ -1,0 +1,80 @@
+"""A child of the array job: scores its share of a run's shards into the stage, each under a name of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+import msgspec
+
+from tidemill.batch.engines.aws_batch.leaving import Leaving
+from tidemill.batch.engines.aws_batch.package import fetch_package
+from tidemill.batch.engines.aws_batch.records import (
+    ORDER,
+    Order,
+    Submission,
+    read_record,
+    stage_of,
+    submission_name,
+)
+from tidemill.batch.engines.base import Work
+from tidemill.batch.engines.local import run as run_here
+from tidemill.batch.ledger import Sealed
+from tidemill.batch.plan import Plan
+from tidemill.batch.stage import open_stage
+from tidemill.batch.watch import Watch
+
+__all__ = ["Seat", "score_share"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which container this is: Batch's id of the job, the child's number (0 for a plain job) and the attempt."""
+
+    job: str
+    index: int
+    attempt: int
+
+    def name(self) -> str:
+        """A name for the files of this process: also of two that Batch takes for the same attempt."""
+        job = "".join(c for c in self.job.partition(":")[0] if c.isalnum())
+        return f"{job[:8]}-{self.index}-{self.attempt}-{secrets.token_hex(4)}"
+
+
+def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
+    """Score what this child has of the shards of a submission; whether all of it is sealed now, by whomever.
+
+    Shards that are sealed already are left alone. Raises RunError or one of its kinds, IntegrityError for a package
+    that is not the one that was sent.
+    """
+    root, stage = open_stage(where), open_stage(stage_of(where))
+    order = read_record(root, ORDER, Order)
+    submission = read_record(root, submission_name(number), Submission)
+    plan = read_record(stage, "plan.json", Plan)
+    indices = submission.shards[seat.index :: submission.size]
+    share = msgspec.structs.replace(plan, shards=tuple(plan.shards[i] for i in indices))
+    before = stage.sealed(share)
+    pending = [s for s in share.shards if s.index not in before]
+    log.info("child %d of %d: %d shards, %d of them sealed", seat.index, submission.size, len(indices), len(before))
+    if leaving.told or not pending:
+        return not pending
+    live = fetch_package(order.package, root)
+    # The budget is judged over the whole run, by the job that commits.
+    watch = Watch(plan.run_id, share.total_rows, len(pending), None, None)
+    work = Work(
+        live, plan, stage, live.package.directory, order.job.options, watch, attempt=seat.name(), noting=leaving.noting
+    )
+
+    left = {s.index for s in pending}
+
+    def sealed(marker: Sealed) -> None:
+        left.discard(marker.shard)
+        log.info("shard %d is sealed: %d rows, %d dead", marker.shard, marker.read, marker.dead_rows)
+
+    run_here(work, pending, sealed)
+    if left:
+        log.info("told to leave: %d shards are left to the next attempt", len(left))
+    return not left

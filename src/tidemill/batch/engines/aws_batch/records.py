@@ -1,0 +1,84 @@
+"""What a run on AWS Batch keeps at its root, beside its stage, for containers and for whoever asks after it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from tidemill.batch.engines.aws_batch.package import Packed
+from tidemill.batch.job import Job
+from tidemill.batch.jobs.index import RunRecord
+from tidemill.batch.stage import Stage
+from tidemill.config import Config
+from tidemill.errors import NotFound, RunError
+
+__all__ = ["ORDER", "RECORD", "Order", "Submission", "last_submission", "read_record", "stage_of", "submission_name"]
+
+T = TypeVar("T")
+ORDER = "order.json"
+# What became of the run, as the job that commits left it.
+RECORD = "record.json"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was asked for: its job with run id and stage, how many shards it has, and, for the gate, the job's last
+    published run. It stays when the stage is gone, so that a commit that is begun again can ask the target.
+    """
+
+    format: Literal[1]
+    run_id: str
+    job: Job
+    shards: int
+    package: Packed
+    before: RunRecord | None
+
+
+class Submission(Config, frozen=True, kw_only=True):
+    """One time a run was given to AWS Batch: the shards that were missing then, and the jobs that were made.
+
+    Child i of `size` takes `shards[i::size]`. `score_job` is None where every shard was sealed already; both ids are
+    None for the moment between the decision to submit and Batch's answer.
+    """
+
+    format: Literal[1]
+    number: int
+    submitted_at: str
+    region: str
+    queue: str
+    definition: str
+    shards: tuple[int, ...]
+    size: int
+    score_job: str | None = None
+    commit_job: str | None = None
+
+
+def submission_name(number: int) -> str:
+    """The record of the number-th submission of a run, which counts from 1."""
+    return f"submission-{number:03d}.json"
+
+
+def stage_of(root: str) -> str:
+    """Where the run with this root keeps what is sealed."""
+    return f"{root}/stage"
+
+
+def last_submission(root: Stage) -> Submission | None:
+    """The latest submission of the run whose root this is, or None where there is none."""
+    number = 0
+    while root.get(submission_name(number + 1)) is not None:
+        number += 1
+    return read_record(root, submission_name(number), Submission) if number else None
+
+
+def read_record(root: Stage, name: str, type_: type[T]) -> T:
+    """A record of the run whose root this is. Raises NotFound where there is none, RunError for a damaged one."""
+    data = root.get(name)
+    if data is None:
+        raise NotFound(f"{root.where}: holds no {name}; it is not the root of a run that was submitted to AWS Batch")
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.DecodeError as error:
+        raise RunError(
+            f"{root.where}/{name}: cannot be understood ({error}); it was damaged or made by another version"
+        ) from None
