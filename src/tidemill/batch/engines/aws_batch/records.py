@@ -22,8 +22,8 @@ RECORD = "record.json"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for: its job with run id and stage, how many shards it has, and, for the gate, the job's last
-    published run. It stays when the stage is gone, so that a commit that is begun again can ask the target.
+    """What a run was asked for: its job with run id and stage, how many shards it has, and, for the gate, the last
+    published run of the job. It stays when the stage is gone, so that a commit that is begun again can ask the target.
     """
 
     format: Literal[1]
