@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +20,8 @@ FINDERS: dict[str, str] = {
     **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_source:find_postgres"),
     **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.inputs:find_objects"),
     "files": "tidemill.batch.lake.folders:find",
+    "delta": "tidemill.batch.lake.delta:find",
+    "iceberg": "tidemill.batch.lake.iceberg:find",
 }
 
 
@@ -33,12 +35,16 @@ class Origin(Config, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of an input, in order: below a directory of this machine, or a store's prefix."""
+    """The files of an input, in order: below a directory of this machine, or a store's prefix.
+
+    `partition_types` are the Arrow types (aliases) of partition keys, where somebody knows them.
+    """
 
     root: str
     format: SourceFormat
     files: list[InputFile]
     origin: Origin
+    partition_types: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     manifest = live.package.manifest
     files = found.files
     snapshots, examined = _examine(found, manifest.inputs)
-    partitions = _partition_schema(files, manifest.inputs)
+    partitions = _partition_schema(found, manifest.inputs)
     schemas = [_with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
     copied = _copied(job.pass_through, schemas[0].names)
     wanted = _model_columns(manifest.inputs, schemas[0].names)
@@ -310,15 +310,19 @@ def _copied(pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(pass_through))
 
 
-def _partition_schema(files: Sequence[InputFile], inputs: Sequence[Input]) -> pa.Schema:
-    """Partition keys as columns: the model's type where it reads one, else integers where all are, else text."""
+def _partition_schema(found: Found, inputs: Sequence[Input]) -> pa.Schema:
+    """Partition keys as columns: the model's type where it reads one, else the one that is known, else integers where
+    all are, else text.
+    """
+    files = found.files
     wanted = {i.name: i.type.arrow() for i in inputs if len(i.shape) == 1}
     wanted |= {c.name: i.type.arrow() for i in inputs for c in i.columns}
     fields = []
     for key in dict.fromkeys(k for f in files for k in f.partition):
         values = [f.partition.get(key) for f in files]
         whole = all(v is None or _is_integer(v) for v in values) and any(v is not None for v in values)
-        fields.append(pa.field(key, wanted.get(key, pa.int64() if whole else pa.string())))
+        usual = pa.type_for_alias(found.partition_types.get(key, "int64" if whole else "string"))
+        fields.append(pa.field(key, wanted.get(key, usual)))
     return pa.schema(fields)
 
 

@@ -14,7 +14,7 @@ from tidemill.errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["SCHEMES", "endpoint", "open_bucket", "reason", "split_uri"]
+__all__ = ["SCHEMES", "endpoint", "open_bucket", "plain_http", "reason", "split_uri"]
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -65,7 +65,7 @@ def _opened(scheme: str, bucket: str, said: tuple[tuple[str, str], ...]) -> Obje
         url = endpoint()
         if url is None:
             return S3Store(bucket, client_options=client, retry_config=retry)
-        if _plain_http(url):
+        if plain_http(url):
             client["allow_http"] = True
         return S3Store(bucket, endpoint=url, client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
@@ -84,7 +84,8 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 240 else text[:237] + "..."
 
 
-def _plain_http(url: str) -> bool:
+def plain_http(url: str) -> bool:
+    """Whether an endpoint is plain HTTP. Raises ConfigError where that is another machine and nobody allowed it."""
     parts = urlsplit(url)
     if parts.scheme != "http" or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
         return parts.scheme == "http"

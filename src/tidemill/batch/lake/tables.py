@@ -1,0 +1,73 @@
+"""Delta tables through deltalake: how they are opened, and its errors in ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from tidemill.batch.places import Place
+from tidemill.errors import ConfigError, MissingExtra, RunError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+__all__ = ["delta_errors", "is_remote", "location", "open_delta", "storage_options"]
+
+
+def location(place: Place) -> str:
+    """Where a table lies: an absolute path of this machine, or the URI of a store. Raises ConfigError for nothing."""
+    if not place.body.strip("/"):
+        raise ConfigError(
+            f"{place.shown}: names no table; expected {place.scheme}:PATH or {place.scheme}:s3://BUCKET/PATH"
+        )
+    body = place.body.removeprefix("file://")
+    return body.rstrip("/") if is_remote(body) else os.path.abspath(body)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a table lies in a store."""
+    return "://" in uri
+
+
+def open_delta(uri: str, shown: str, error: type[RunError], version: int | None = None) -> DeltaTable | None:
+    """The table at a version, or at its newest; None where there is none. Raises `error`, MissingExtra."""
+    with delta_errors(shown, error):
+        from deltalake import DeltaTable
+
+        if not DeltaTable.is_deltatable(uri, storage_options(uri)):
+            return None
+        return DeltaTable(uri, version=version, storage_options=storage_options(uri))
+
+
+def storage_options(uri: str) -> dict[str, str] | None:
+    """What deltalake is told of a store beside the environment, which it reads for itself: plain HTTP is for
+    endpoints on this machine, or where AWS_ALLOW_HTTP says so.
+    """
+    if not uri.startswith("s3://"):
+        return None
+    from tidemill.batch.stores.connect import endpoint, plain_http
+
+    url = endpoint()
+    if url is None:
+        return None
+    return {"AWS_ENDPOINT_URL": url} | ({"AWS_ALLOW_HTTP": "true"} if plain_http(url) else {})
+
+
+@contextmanager
+def delta_errors(shown: str, error: type[RunError]) -> Iterator[None]:
+    """What deltalake raises, as one line of this kind."""
+    try:
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+    except ModuleNotFoundError:
+        raise MissingExtra("delta:", "lake") from None
+    try:
+        yield
+    except TableNotFoundError:
+        raise error(f"{shown}: there is no Delta table") from None
+    except (DeltaError, OSError, pa.ArrowException) as found:
+        lines = [line.strip() for line in str(found).splitlines() if line.strip()]
+        raise error(f"{shown}: {lines[0].rstrip('.') if lines else type(found).__name__}") from found
