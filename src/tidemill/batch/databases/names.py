@@ -23,6 +23,11 @@ class TableName:
         return quoted(self.name) if self.schema is None else f"{quoted(self.schema)}.{quoted(self.name)}"
 
     @property
+    def marked(self) -> str:
+        """The name as SQL of a statement that has `%s` for its parameters."""
+        return self.sql.replace("%", "%%")
+
+    @property
     def shown(self) -> str:
         """The name for people."""
         return self.name if self.schema is None else f"{self.schema}.{self.name}"

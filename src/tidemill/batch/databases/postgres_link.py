@@ -88,6 +88,8 @@ class PostgresLink:
         """An error in one line, without passwords."""
         diagnosis = getattr(error, "diag", None)
         text = (diagnosis.message_primary if diagnosis is not None else None) or str(error)
+        if diagnosis is not None and diagnosis.message_detail and (self.state(error) or "").startswith("23"):
+            text += f": {diagnosis.message_detail}"
         lines = [p.strip() for p in _PREFIX.sub("", text).splitlines()]
         line = next((p for p in lines if p), type(error).__name__).rstrip(".")
         for secret in self._secrets:

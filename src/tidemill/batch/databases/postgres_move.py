@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidemill.batch.databases.names import TableName, quoted, quoted_list
 from tidemill.batch.databases.postgres_run import PostgresRun
-from tidemill.batch.databases.postgres_table import Existing, Wanted, check_table, existing_table
+from tidemill.batch.databases.postgres_table import Existing, Wanted, check_place, check_table, existing_table
 from tidemill.batch.databases.postgres_types import cast_to
 from tidemill.errors import RunError
 
@@ -19,9 +19,10 @@ __all__ = ["move", "repeated_key", "staged_rows"]
 def move(connection: psycopg.Connection[Any], run: PostgresRun, wanted: Wanted, rows: int) -> None:
     """Bring the staged rows, which are `rows`, into the table as the mode says.
 
-    Raises ConfigError where the table cannot take them any more, RunError where it took another number of rows.
+    Raises ConfigError, RunError where the table may not or cannot take them any more, or took another number of rows.
     """
     found = existing_table(connection, run.table)
+    check_place(run.table, found, wanted.mode, wanted.swap)
     check_table(run.table, found, wanted)
     _check_keys(connection, run, wanted)
     if found is None:
@@ -67,7 +68,7 @@ def _become(connection: psycopg.Connection[Any], run: PostgresRun, wanted: Wante
 
 
 def _replace(connection: psycopg.Connection[Any], table: TableName, twin: TableName, found: Existing) -> None:
-    """Give the twin the old table's owner, grants and name."""
+    """Give the twin the old table's grants, name, names of indexes, and owner."""
     grants = connection.execute(
         "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END, privilege_type, "
         "is_grantable FROM pg_class, aclexplode(relacl) WHERE oid = %s AND grantee <> relowner",
@@ -76,9 +77,22 @@ def _replace(connection: psycopg.Connection[Any], table: TableName, twin: TableN
     for who, privilege, further in grants:
         tail = " WITH GRANT OPTION" if further else ""
         connection.execute(f"GRANT {privilege} ON {twin.sql} TO {who}{tail}")
+    # LIKE makes them in the order of the old ones, and names them after the new table.
+    indexes = list(zip(_indexes(connection, twin), _indexes(connection, table), strict=True))
     connection.execute(f"DROP TABLE {table.sql}")
     connection.execute(f"ALTER TABLE {twin.sql} RENAME TO {quoted(table.name)}")
+    for new, old in indexes:
+        connection.execute(f"ALTER INDEX {table.beside(new).sql} RENAME TO {quoted(old)}")
     connection.execute(f"ALTER TABLE {table.sql} OWNER TO {quoted(found.owner)}")
+
+
+def _indexes(connection: psycopg.Connection[Any], table: TableName) -> list[str]:
+    rows = connection.execute(
+        "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "WHERE i.indrelid = to_regclass(%s) ORDER BY i.indexrelid",
+        [table.sql],
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def _check_keys(connection: psycopg.Connection[Any], run: PostgresRun, wanted: Wanted) -> None:

@@ -66,7 +66,7 @@ class PostgresRun:
         if not _exists(connection, self.runs):
             return None
         row = connection.execute(
-            f"SELECT manifest::text FROM {self.runs.sql} WHERE run_id = %s AND target = %s AND state = 'done'",
+            f"SELECT manifest::text FROM {self.runs.marked} WHERE run_id = %s AND target = %s AND state = 'done'",
             [self.run_id, self.table.shown],
         ).fetchone()
         return decode_manifest(row[0]) if row is not None else None
@@ -86,8 +86,8 @@ class PostgresRun:
                 connection.execute(_CREATE.format(self.runs.sql))
             digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
             connection.execute(
-                f"INSERT INTO {self.runs.sql} (run_id, target, driver, state, plan) VALUES (%s, %s, 0, 'running', '') "
-                "ON CONFLICT DO NOTHING",
+                f"INSERT INTO {self.runs.marked} (run_id, target, driver, state, plan) "
+                "VALUES (%s, %s, 0, 'running', '') ON CONFLICT DO NOTHING",
                 [self.run_id, self.table.shown],
             )
             driver, state, before = self._row(connection)
@@ -97,7 +97,7 @@ class PostgresRun:
             if not kept:
                 self._stage(connection, wanted)
             connection.execute(
-                f"UPDATE {self.runs.sql} SET driver = %s, plan = %s WHERE run_id = %s AND target = %s",
+                f"UPDATE {self.runs.marked} SET driver = %s, plan = %s WHERE run_id = %s AND target = %s",
                 [driver + 1, digest, self.run_id, self.table.shown],
             )
         return driver + 1
@@ -130,7 +130,7 @@ class PostgresRun:
     def finish(self, connection: psycopg.Connection[Any], manifest: RunManifest) -> None:
         """Say that the run is committed, and take the staging tables away."""
         connection.execute(
-            f"UPDATE {self.runs.sql} SET state = 'done', finished_at = now(), read = %s, written = %s, dead = %s, "
+            f"UPDATE {self.runs.marked} SET state = 'done', finished_at = now(), read = %s, written = %s, dead = %s, "
             "manifest = %s WHERE run_id = %s AND target = %s",
             [
                 manifest.read,
@@ -145,7 +145,7 @@ class PostgresRun:
 
     def _row(self, connection: psycopg.Connection[Any]) -> tuple[int, str, str]:
         row = connection.execute(
-            f"SELECT driver, state, plan FROM {self.runs.sql} WHERE run_id = %s AND target = %s FOR UPDATE",
+            f"SELECT driver, state, plan FROM {self.runs.marked} WHERE run_id = %s AND target = %s FOR UPDATE",
             [self.run_id, self.table.shown],
         ).fetchone()
         if row is None:

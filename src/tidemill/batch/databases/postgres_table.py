@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.batch.databases.names import TableName
+from tidemill.batch.databases.names import TableName, quoted_list
 from tidemill.batch.databases.postgres_types import Held, Written, cast_to, written_type
 from tidemill.batch.places import Mode
-from tidemill.errors import ConfigError, listing
+from tidemill.errors import ConfigError, RunError, listing
 
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["Existing", "Wanted", "check_table", "existing_table", "located"]
+__all__ = ["Existing", "Wanted", "check_place", "check_table", "existing_table", "located"]
 
 # NAMEDATALEN - 1: PostgreSQL cuts longer names silently, so that two may become one.
 LONGEST_NAME = 63
@@ -134,26 +134,50 @@ def _digits(type_: str, modifier: int) -> tuple[int, int] | None:
     return packed >> 16, ((packed & 0x7FF) ^ 1024) - 1024
 
 
+def check_place(table: TableName, found: Existing | None, mode: Mode, swap: bool) -> None:
+    """Raises ConfigError, RunError where no run may write there in this mode, whatever its columns."""
+    if found is None:
+        return
+    if found.kind not in ("r", "p"):
+        raise ConfigError(f"table {table.shown}: is no table; rows can be written to tables only")
+    if mode == "create":
+        raise RunError(f"table {table.shown}: exists; choose another, or the mode append, overwrite or upsert")
+    needs = {"overwrite": ("INSERT", "DELETE"), "upsert": ("INSERT", "UPDATE")}.get(mode, ("INSERT",))
+    problems = [f"this role may not {n}; GRANT {n} ON {table.sql}" for n in needs if n not in found.may]
+    if swap and (found.kind == "p" or found.bound):
+        problems.append(
+            "swap=rename would lose its partitions, views, triggers, foreign keys or policies; leave it out"
+        )
+    _raise(table, problems)
+
+
 def check_table(table: TableName, found: Existing | None, wanted: Wanted) -> None:
     """Raises ConfigError, with every problem, where the table cannot take what the run writes."""
-    problems = list(_problems(table, found, wanted))
+    _raise(table, _problems(table, found, wanted))
+
+
+def _raise(table: TableName, problems: Sequence[str]) -> None:
     if problems:
         raise ConfigError([f"table {table.shown}: {p}" for p in problems])
 
 
 def _problems(table: TableName, found: Existing | None, wanted: Wanted) -> list[str]:
-    if wanted.mode == "upsert" and not wanted.key:
-        return ["upsert needs a key: the columns that tell rows apart"]
     absent = [k for k in wanted.key if k not in wanted.columns]
     if absent:
         return [f"key column {absent[0]!r} is not in the output, which has {listing(wanted.columns)}"]
     if found is None:
         return []
-    if found.kind not in ("r", "p"):
-        return ["is no table; rows can be written to tables only"]
-    if wanted.mode == "create":
-        return ["exists; choose another, or the mode append, overwrite or upsert"]
-    return [*_column_problems(found, wanted), *_mode_problems(table, found, wanted)]
+    problems = _column_problems(found, wanted)
+    if wanted.key and frozenset(wanted.key) not in found.keys:
+        keys = ", ".join(wanted.key)
+        problems.append(
+            f"no unique index is on exactly ({keys}), which upsert needs: "
+            f"CREATE UNIQUE INDEX ON {table.sql} ({quoted_list(wanted.key)})"
+        )
+    left = [c for c in found.columns if c not in wanted.columns]
+    if wanted.swap and left:
+        problems.append(f"swap=rename needs every column in the output; {left[0]!r} is not")
+    return problems
 
 
 def _column_problems(found: Existing, wanted: Wanted) -> list[str]:
@@ -171,26 +195,4 @@ def _column_problems(found: Existing, wanted: Wanted) -> list[str]:
         for name in found.required
         if name not in wanted.columns
     ]
-    return problems
-
-
-def _mode_problems(table: TableName, found: Existing, wanted: Wanted) -> list[str]:
-    problems = []
-    if wanted.mode == "upsert" and frozenset(wanted.key) not in found.keys:
-        keys = ", ".join(wanted.key)
-        problems.append(
-            f"no unique index is on exactly ({keys}), which upsert needs: CREATE UNIQUE INDEX ON {table.sql} ({keys})"
-        )
-    needs: Sequence[str] = {"overwrite": ("INSERT", "DELETE"), "upsert": ("INSERT", "UPDATE")}.get(
-        wanted.mode, ("INSERT",)
-    )
-    problems += [f"this role may not {n}; GRANT {n} ON {table.sql}" for n in needs if n not in found.may]
-    if wanted.swap:
-        if found.kind == "p" or found.bound:
-            problems.append(
-                "swap=rename would lose its partitions, views, triggers, foreign keys or policies; leave it out"
-            )
-        left = [c for c in found.columns if c not in wanted.columns]
-        if left:
-            problems.append(f"swap=rename needs every column in the output; {left[0]!r} is not")
     return problems

@@ -16,7 +16,7 @@ from tidemill.batch.databases.names import TableName, literal, quoted, table_nam
 from tidemill.batch.databases.postgres_link import PostgresLink
 from tidemill.batch.databases.postgres_move import move, repeated_key, staged_rows
 from tidemill.batch.databases.postgres_run import PostgresRun, taken_over
-from tidemill.batch.databases.postgres_table import Wanted, check_table, existing_table, located
+from tidemill.batch.databases.postgres_table import Wanted, check_place, check_table, existing_table, located
 from tidemill.batch.databases.postgres_types import written
 from tidemill.batch.databases.runs import RUNS, describe, keep_manifest, run_stage
 from tidemill.batch.ledger import Sealed
@@ -35,8 +35,8 @@ __all__ = ["PostgresTarget"]
 # Copies under way at once, each by a connection of its own: the server works on one, the next is made ready.
 _LANES = 2
 _COPY_ROWS = 32_768
-# How long a commit whose reply was lost is asked after.
-_SETTLE_SECONDS = 20.0
+# Seconds that a server may be away when a run commits: long enough to be started again.
+_PATIENCE = 30.0
 
 
 class PostgresTarget:
@@ -72,7 +72,7 @@ class PostgresTarget:
     def allow(self) -> None:
         with self._asked() as connection:
             table = self._table(connection)
-            check_table(table, existing_table(connection, table), Wanted({}, self._mode, (), self._swap))
+            check_place(table, existing_table(connection, table), self._mode, self._swap)
             row = connection.execute("SELECT has_schema_privilege(%s, 'CREATE')", [table.schema]).fetchone()
             if row is None or not row[0]:
                 raise ConfigError(
@@ -155,17 +155,18 @@ class _Publication:
         for copy in self._copies:
             self._settled(copy)
         keep_manifest(manifest)
-        try:
-            self._copy_missing(sealed)
-            return self._commit(manifest)
-        except self._link.errors as error:
-            if not self._link.gone(error):
-                raise self._explained(error) from None
-            # Whether the commit was the last thing that the server did, only it can tell.
-            found = self._read_back()
-            if found is None:
-                raise _refused(self._link, error) from None
-            return found
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._copy_missing(sealed)
+                return self._commit(manifest)
+            except self._link.errors as error:
+                if not self._link.gone(error):
+                    raise self._explained(error) from None
+                if time.monotonic() > until:
+                    raise _refused(self._link, error) from None
+            # All of it is safe to repeat. Whether the commit was the last thing that the server did, it tells itself.
+            self._stopped.wait(0.25)
 
     def abandon(self) -> None:
         self._stopped.set()
@@ -212,17 +213,6 @@ class _Publication:
                         f"{self._link.shown}: several rows of the run have the key {key}; nothing is published"
                     )
         return _refused(self._link, error)
-
-    def _read_back(self) -> RunManifest | None:
-        until = time.monotonic() + _SETTLE_SECONDS
-        while True:
-            try:
-                with self._link.statements() as connection:
-                    return self._run.committed(connection)
-            except self._link.errors:
-                if time.monotonic() > until:
-                    return None
-            self._stopped.wait(0.25)
 
     def _copy(self, marker: Sealed) -> None:
         """Copy one part, in one transaction with its marker; a part that is there is left alone."""
