@@ -27,7 +27,7 @@ T = TypeVar("T")
 # Below the prefix of an output that consists of parts.
 MANIFEST = "_tidemill/manifest.json"
 # On top of the few that the library makes by itself: a store that is away for some seconds ends no run.
-_TRIES = 5
+_TRIES = 7
 # Up to here an object goes up in one request, above in parts of this size.
 PUT_BYTES = 32 << 20
 _STREAM = 4 << 20
@@ -78,7 +78,9 @@ class Objects:
         def listed() -> list[Entry]:
             return [self._entry(m) for page in obstore.list(self._store, start, chunk_size=1000) for m in page]
 
-        yield from sorted(self._tried(below or "its objects", "listed", listed), key=lambda e: e.name)
+        found = self._tried(below or "its objects", "listed", listed)
+        # An object of the very name of the prefix stands for the directory.
+        yield from sorted((e for e in found if e.name), key=lambda e: e.name)
 
     def head(self, name: str) -> Entry | None:
         """What is there under a name, or None."""
@@ -391,10 +393,11 @@ def _hopeless(error: BaseException) -> bool:
         UnknownConfigurationKeyError,
         FileNotFoundError,
     )
-    return isinstance(error, kinds)
+    # A listing of a bucket that does not exist.
+    return isinstance(error, kinds) or "404 Not Found" in str(error)
 
 
 def pause(attempt: int) -> None:
-    """Before the second try a quarter of a second, then twice as long each time, and never two drivers in step."""
+    """Before the second try a tenth of a second, then twice as long each time, and never two drivers in step."""
     if attempt:
-        time.sleep(0.25 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        time.sleep(0.1 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret

@@ -5,6 +5,7 @@ own, which doubles as it goes on.
 from __future__ import annotations
 
 import io
+from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ _FIRST = 256 << 10
 _LARGEST = 8 << 20
 # All that is held of one open object.
 _HELD = 32 << 20
+# Places that are remembered; a wide table has some thousands of columns.
+_PLACES = 16_384
 
 
 class RangeReader(io.RawIOBase):
@@ -30,6 +33,7 @@ class RangeReader(io.RawIOBase):
         self._at = 0
         self._blocks: OrderedDict[int, memoryview] = OrderedDict()  # by offset, least recently used first
         self._ends: dict[int, int] = {}  # where a block ended, and how long it was
+        self._began: list[int] = []  # where reading did not go on from a block
 
     def readable(self) -> bool:
         return True
@@ -72,14 +76,24 @@ class RangeReader(io.RawIOBase):
             if offset <= at < offset + len(self._blocks[offset]):
                 self._blocks.move_to_end(offset)
                 return offset, self._blocks[offset]
-        window = min(2 * self._ends.pop(at, _FIRST // 2), _LARGEST, _HELD // (len(self._blocks) + 1))
-        end = min(self._size, max(stop, at + max(window, _FIRST)))
+        before = self._ends.pop(at, 0)
+        if not before:
+            insort(self._began, at)
+        window = min(2 * before, _LARGEST, _HELD // (len(self._blocks) + 1))
+        end = min(self._size, max(stop, min(at + max(window, _FIRST), self._next_begun(at))))
         block = memoryview(self._fetch(at, end))
         self._blocks[at] = block
-        if len(self._ends) > 4096:
+        if len(self._ends) > _PLACES:
             self._ends.clear()
+        if len(self._began) > _PLACES:
+            self._began.clear()
         self._ends[end] = len(block)
         held = sum(map(len, self._blocks.values()))
         while held > _HELD and len(self._blocks) > 1:
             held -= len(self._blocks.popitem(last=False)[1])
         return at, block
+
+    def _next_begun(self, at: int) -> int:
+        """Where what follows has been read already, since somebody began to read there."""
+        index = bisect_right(self._began, at)
+        return self._began[index] if index < len(self._began) else self._size

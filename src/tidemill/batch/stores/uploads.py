@@ -53,9 +53,13 @@ def put_once(objects: Objects, name: str, path: Path, attributes: dict[str, str]
         said = objects.attributes(name)
         if said is not None and attributes.items() <= said.items():
             return True
-        if (there is None) != (was is None) or (there is not None and was is not None and there.etag != was.etag):
+        if not _same(there, was):
             return False
     raise last or objects.error(f"{objects.uri}: {name} cannot be written: the store keeps no trace of it")
+
+
+def _same(there: Entry | None, was: Entry | None) -> bool:
+    return there is was is None or (there is not None and was is not None and there.etag == was.etag)
 
 
 def _upload(objects: Objects, name: str, path: Path, attributes: dict[str, str], was: Entry | None) -> None:
@@ -79,6 +83,9 @@ def _upload(objects: Objects, name: str, path: Path, attributes: dict[str, str],
         try:
             with ThreadPoolExecutor(2, "tidemill-upload") as pool:
                 parts = list(pool.map(send, range(1, -(-size // step) + 1)))
+            # Not every store that conditions a put conditions this, too.
+            if not _same(objects.head(name), was):
+                raise objects.error(f"{objects.uri}: {name} was written by somebody else")
             client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts}, **condition)
         except BaseException:
             with suppress(BotoCoreError, ClientError):

@@ -1,0 +1,250 @@
+"""Single operations while the store hurts: done once, or one clear error; what is there decides, not the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.batch.stores.conftest import Bucket
+from tests.batch.stores.proxy import Kind, Proxy
+from tests.moto_server import Aws
+from tidemill.batch.stores import uploads
+from tidemill.batch.stores.objects import PUT_BYTES, Objects
+from tidemill.batch.stores.probe import check_conditions
+from tidemill.batch.stores.uploads import abandoned_uploads, abort_uploads, put_once
+from tidemill.errors import ConfigError, RunError, SinkError, SourceError
+
+HURTS: list[tuple[Kind, int]] = [
+    ("drop", 0),
+    ("vanish", 0),
+    ("status", 409),
+    ("status", 500),
+    ("status", 503),
+    ("late status", 409),
+    ("late status", 412),
+    ("late status", 500),
+    ("late status", 503),
+]
+
+
+@pytest.fixture
+def objects(bucket: Bucket, hurting: Proxy) -> Objects:
+    return Objects(f"{bucket.uri}/a/b", SinkError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "times"), [*((k, s, 1) for k, s in HURTS), ("drop", 0, 5), ("status", 409, 3)]
+)
+def test_a_create_is_settled_by_what_is_there(
+    objects: Objects, bucket: Bucket, hurting: Proxy, kind: Kind, status: int, times: int
+) -> None:
+    hurting.hurt(kind, r"^PUT .*/marker", times=times, status=status)
+    assert objects.create("marker", b"mine") == b"mine"
+    assert bucket.read("a/b/marker") == b"mine"
+    assert objects.create("marker", b"other") == b"mine"
+    assert bucket.read("a/b/marker") == b"mine"
+
+
+@pytest.mark.parametrize(("kind", "status"), HURTS)
+def test_a_create_where_something_is_returns_that(
+    objects: Objects, bucket: Bucket, hurting: Proxy, kind: Kind, status: int
+) -> None:
+    bucket.write("a/b/marker", b"theirs")
+    hurting.hurt(kind, r"^PUT .*/marker", times=2, status=status)
+    hurting.hurt("drop", r"^GET .*/marker")
+    assert objects.create("marker", b"mine") == b"theirs"
+    assert bucket.read("a/b/marker") == b"theirs"
+
+
+@pytest.mark.parametrize(("kind", "status"), HURTS)
+def test_a_replace_is_settled_by_what_is_there(
+    objects: Objects, bucket: Bucket, hurting: Proxy, kind: Kind, status: int
+) -> None:
+    bucket.write("a/b/manifest", b"old")
+    was = objects.head("manifest")
+    assert was is not None
+    hurting.hurt(kind, r"^PUT .*/manifest", times=2, status=status)
+    assert objects.replace(was, b"mine") == b"mine"
+    assert bucket.read("a/b/manifest") == b"mine"
+    assert objects.replace(was, b"late") == b"mine"
+    assert bucket.read("a/b/manifest") == b"mine"
+    bucket.client.delete_object(Bucket=bucket.name, Key="a/b/manifest")
+    with pytest.raises(SinkError, match="manifest: was removed by somebody else"):
+        objects.replace(was, b"late")
+
+
+def test_a_store_that_stays_away_is_one_error(
+    objects: Objects, hurting: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidemill.batch.stores.objects._TRIES", 3)
+    hurting.hurt("status", r"^PUT .*/marker", times=1000, status=503)
+    with pytest.raises(SinkError, match=r"a/b: marker cannot be written: .*503") as caught:
+        objects.create("marker", b"mine")
+    assert "\n" not in str(caught.value)
+    assert len(hurting.seen) < 50
+
+
+@pytest.mark.parametrize("kind", ["cut", "drop", "vanish", "late status"])
+def test_reads_come_whole(objects: Objects, bucket: Bucket, hurting: Proxy, tmp_path: Path, kind: Kind) -> None:
+    data = os.urandom(300_000)
+    bucket.write("a/b/data", data)
+    entry = objects.head("data")
+    assert entry is not None
+    hurting.hurt(kind, r"^GET .*/data", times=3, status=500)
+    assert objects.get("data") == data
+    hurting.hurt(kind, r"^GET .*/data", times=3, status=500)
+    assert objects.read(entry, 1000, 200_000) == data[1000:200_000]
+    hurting.hurt(kind, r"^GET .*/data", times=3, status=500)
+    fetched = objects.fetch("data", tmp_path / "data")
+    assert fetched is not None
+    assert fetched[0] == hashlib.sha256(data).hexdigest()
+    assert (tmp_path / "data").read_bytes() == data
+    hurting.hurt(kind, r"^GET .*list-type", times=3, status=500)
+    assert [(e.name, e.size) for e in objects.list()] == [("data", 300_000)]
+
+
+def test_an_object_that_changed_is_not_read_on(objects: Objects, bucket: Bucket) -> None:
+    for later in (b"0" * 100, b"1" * 50):
+        bucket.write("a/b/data", b"1" * 100)
+        entry = objects.head("data")
+        assert entry is not None
+        assert objects.read(entry, 10, 20) == b"1" * 10
+        bucket.write("a/b/data", later)
+        with pytest.raises(SinkError, match="data: was changed or removed while it was read; begin a new run"):
+            objects.read(entry, 10, 20)
+    bucket.client.delete_object(Bucket=bucket.name, Key="a/b/data")
+    with pytest.raises(SinkError, match="data: was changed or removed"):
+        objects.read(entry, 10, 20)
+
+
+@pytest.mark.parametrize(("kind", "status"), [("drop", 0), ("late status", 500)])
+def test_a_large_file_goes_up_in_parts_and_none_stay(
+    objects: Objects,
+    bucket: Bucket,
+    hurting: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    status: int,
+) -> None:
+    monkeypatch.setattr("tidemill.batch.stores.objects.PUT_BYTES", 10 << 20)
+    data = os.urandom(12 << 20)
+    (tmp_path / "file").write_bytes(data)
+    hurting.hurt(kind, r"^POST .*uploads", status=status)
+    hurting.hurt(kind, r"^PUT .*partNumber=2", status=status)
+    hurting.hurt(kind, r"^POST .*uploadId=", status=status)
+    objects.put("large", tmp_path / "file", {"sha256": "abc"})
+    assert bucket.read("a/b/large") == data
+    assert bucket.client.head_object(Bucket=bucket.name, Key="a/b/large")["Metadata"] == {"sha256": "abc"}
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    # The reply that told of an upload was lost: nobody but the store knows of it, until somebody asks.
+    abort_uploads(bucket.uri, abandoned_uploads(f"{bucket.uri}/a/b", timedelta(0), now))
+    assert bucket.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "status"),
+    [
+        *((1000, kind, status) for kind, status in HURTS),
+        (11 << 20, "drop", 0),
+        (11 << 20, "status", 409),
+        (11 << 20, "late status", 412),
+    ],
+)
+def test_one_conditional_put_of_a_file(
+    objects: Objects,
+    bucket: Bucket,
+    hurting: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    kind: Kind,
+    status: int,
+) -> None:
+    monkeypatch.setattr(uploads, "PUT_BYTES", 10 << 20)
+    monkeypatch.setattr(uploads, "_PART", 6 << 20)
+    for run in ("1", "2", "3"):
+        (tmp_path / run).write_bytes(os.urandom(size))
+    commit = r"^POST .*uploadId=" if size > 10 << 20 else r"^PUT .*/x\.parquet"
+    hurting.hurt(kind, commit, times=2, status=status)
+    assert put_once(objects, "x.parquet", tmp_path / "1", {"run": "1"}, None)
+    assert bucket.read("a/b/x.parquet") == (tmp_path / "1").read_bytes()
+    assert not put_once(objects, "x.parquet", tmp_path / "2", {"run": "2"}, None)
+    was = objects.head("x.parquet")
+    hurting.hurt(kind, commit, times=2, status=status)
+    assert put_once(objects, "x.parquet", tmp_path / "2", {"run": "2"}, was)
+    assert not put_once(objects, "x.parquet", tmp_path / "3", {"run": "3"}, was)
+    assert bucket.read("a/b/x.parquet") == (tmp_path / "2").read_bytes()
+    assert objects.attributes("x.parquet") == {"content-type": "binary/octet-stream", "run": "2"}
+    assert bucket.uploads() == []
+
+
+def test_uploads_are_found_by_age_and_aborted(bucket: Bucket) -> None:
+    for key in ("out/a", "out/b", "outer/c", "out"):
+        bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
+    # The test's server says of each that it was begun then.
+    now = datetime(2010, 11, 10, 21, 0, tzinfo=UTC)
+    assert abandoned_uploads(f"{bucket.uri}/out", timedelta(hours=1), now) == []
+    found = abandoned_uploads(f"{bucket.uri}/out", timedelta(hours=1), now + timedelta(hours=2))
+    assert sorted(u.key for u in found) == ["out", "out/a", "out/b"]
+    abort_uploads(bucket.uri, found)
+    abort_uploads(bucket.uri, found)
+    assert bucket.uploads() == ["outer/c"]
+
+
+def test_a_store_that_ignores_conditions_is_found_out(objects: Objects, bucket: Bucket, hurting: Proxy) -> None:
+    check_conditions(objects, replacing=True)
+    hurting.hurt("unconditional", "^PUT", times=100)
+    for replacing in (False, True):
+        with pytest.raises(SinkError, match="this store ignores conditions"):
+            check_conditions(objects, replacing=replacing)
+    hurting.hurts.clear()
+    hurting.hurt("unconditional", "^PUT", times=100, skip=2)
+    check_conditions(objects, replacing=False)
+    hurting.hurts.clear()
+    hurting.hurt("unconditional", "^PUT", times=100, skip=2)
+    with pytest.raises(SinkError, match="this store ignores conditions"):
+        check_conditions(objects, replacing=True)
+    assert bucket.keys() == []
+
+
+def test_what_names_no_bucket_is_refused(aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("s3://", "s3:///x", "ftp://b/x", "x"):
+        with pytest.raises(ConfigError, match="expected SCHEME://BUCKET/NAME"):
+            Objects(uri)
+    with pytest.raises(RunError, match=r"^s3://no-such-bucket: there is no such bucket$"):
+        Objects("s3://no-such-bucket/x").create("a", b"")
+    with pytest.raises(SourceError, match=r"^s3://no-such-bucket: there is no such bucket$"):
+        list(Objects("s3://no-such-bucket/x", SourceError).list())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example:9000")
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL: store\.example over plain http"):
+        Objects(bucket.uri)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    Objects(bucket.uri)
+
+
+def test_strange_names_stay_what_they_are(objects: Objects, bucket: Bucket) -> None:
+    for name in ("with space", "ünï=5%2F/#?", "a+b&c"):
+        objects.put(name, b"x")
+        assert objects.get(name) == b"x"
+    assert {e.name for e in objects.list()} == {"with space", "ünï=5%2F/#?", "a+b&c"}
+    assert set(bucket.keys()) == {f"a/b/{n}" for n in ("with space", "ünï=5%2F/#?", "a+b&c")}
+    objects.delete(e.name for e in objects.list())
+    objects.delete(["never there"])
+    assert bucket.keys() == []
+
+
+def test_pickled_it_opens_anew(objects: Objects, bucket: Bucket) -> None:
+    objects.put("x", b"1")
+    again = pickle.loads(pickle.dumps(objects))
+    assert (again.get("x"), again.uri, again.error) == (b"1", objects.uri, SinkError)
+
+
+def test_a_file_above_one_put_is_what_large_means() -> None:
+    """S3 takes parts of 5 MiB and more; half of it is one part."""
+    assert PUT_BYTES // 2 >= 5 << 20
