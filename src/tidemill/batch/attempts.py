@@ -1,7 +1,7 @@
 """A shard until it is sealed: tried again where it failed by no fault of the run's, and set aside where that is no use.
 
-Of a shard that is set aside every row is a dead letter of code `quarantined`: what was read is still what was written
-and what is dead.
+Of a shard that is set aside every row is a dead letter of code `quarantined`, or `unreadable` where only its place is
+known: what was read is still what was written and what is dead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tidemill.batch.dead import DeadLetters
 from tidemill.batch.engines.base import Work
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.plan import Plan, Shard
+from tidemill.batch.retry import UNREADABLE
 from tidemill.batch.scoring import OutOfTime, Scored
 from tidemill.batch.shard import Note, read_piece, score_shard
 from tidemill.batch.sources import Piece
@@ -101,7 +102,7 @@ class Attempts:
             self._schema,
             note=watch.note,
             attempt=work.attempt,
-            read=_read_or_blank,
+            read=answers.read,
             quarantined=reason,
         )
 
@@ -138,7 +139,7 @@ class _Until:
 
 
 class _Aside:
-    """Answers no row, and says why."""
+    """Reads a shard and answers none of its rows."""
 
     ahead = 0
 
@@ -146,32 +147,32 @@ class _Aside:
         self._letters = DeadLetters(plan.read_schema)
         self._nothing = pa.RecordBatch.from_pylist([], schema)
         self._reason = f"its shard was set aside: {reason}"[:1000]
+        self._code = "quarantined"
+
+    def read(self, plan: Plan, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows of a piece, and nulls for those from where on it cannot be read. Raises SourceError where nobody
+        knows how many those are.
+        """
+        row = piece.first_row
+        self._code = "quarantined"
+        try:
+            for first_row, batch in read_piece(plan, piece):
+                yield first_row, batch
+                row = first_row + batch.num_rows
+        except SourceChanged:
+            raise
+        except SourceError as error:
+            if piece.rows is None:
+                raise SourceError(f"{error}; how many rows follow is not known, so they cannot be set aside") from None
+            schema = plan.read_schema
+            self._code = UNREADABLE
+            for first_row in range(row, piece.first_row + piece.rows, _BLANK_ROWS):
+                rows = min(_BLANK_ROWS, piece.first_row + piece.rows - first_row)
+                yield first_row, pa.RecordBatch.from_arrays([pa.nulls(rows, f.type) for f in schema], schema=schema)
 
     def submit(self, name: str, first_row: int, batch: pa.RecordBatch) -> Future[Scored]:
-        problems = [Problem(i, "quarantined", "", self._reason) for i in range(batch.num_rows)]
+        problems = [Problem(i, self._code, "", self._reason) for i in range(batch.num_rows)]
         dead, errors = self._letters.of(name, first_row, batch, problems)
         future: Future[Scored] = Future()
         future.set_result(Scored(batch.num_rows, self._nothing, dead, errors))
         return future
-
-
-def _read_or_blank(plan: Plan, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of a piece, and nulls for those from where on it cannot be read. Raises SourceError where nobody knows
-    how many those are.
-    """
-    row = piece.first_row
-    try:
-        for first_row, batch in read_piece(plan, piece):
-            yield first_row, batch
-            row = first_row + batch.num_rows
-    except SourceChanged:
-        raise
-    except SourceError as error:
-        if piece.rows is None:
-            raise SourceError(f"{error}; nobody knows how many rows follow, so that they cannot be set aside") from None
-        schema = plan.read_schema
-        end = piece.first_row + piece.rows
-        while row < end:
-            rows = min(_BLANK_ROWS, end - row)
-            yield row, pa.RecordBatch.from_arrays([pa.nulls(rows, f.type) for f in schema], schema=schema)
-            row += rows
