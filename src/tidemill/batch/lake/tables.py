@@ -15,7 +15,15 @@ from tidemill.errors import ConfigError, MissingExtra, RunError
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-__all__ = ["delta_errors", "is_remote", "location", "open_delta", "storage_options"]
+__all__ = ["delta_errors", "is_remote", "location", "open_delta", "storage_options", "unwritable"]
+
+# Features that ask nothing of whoever adds whole files.
+_HARMLESS = {
+    *("appendOnly", "invariants", "checkConstraints", "generatedColumns", "identityColumns", "changeDataFeed"),
+    *("columnMapping", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"),
+}
+# Marks of columns whose values a writer has to check or to make.
+_MARKS = ("delta.invariants", "delta.generationExpression", "delta.identity.start", "CURRENT_DEFAULT")
 
 
 def location(place: Place) -> str:
@@ -71,3 +79,21 @@ def delta_errors(shown: str, error: type[RunError]) -> Iterator[None]:
     except (DeltaError, OSError, pa.ArrowException) as found:
         lines = [line.strip() for line in str(found).splitlines() if line.strip()]
         raise error(f"{shown}: {lines[0].rstrip('.') if lines else type(found).__name__}") from found
+
+
+def unwritable(table: DeltaTable) -> str | None:
+    """Why whole data files may not be added to a table, in a few words, or None: only a writer of rows could keep its
+    rules.
+    """
+    configuration = table.metadata().configuration
+    if configuration.get("delta.columnMapping.mode", "none") != "none":
+        return "its columns are mapped to other names"
+    constraint = next((k for k in configuration if k.startswith("delta.constraints.")), None)
+    if constraint is not None:
+        return f"it has the constraint {constraint.removeprefix('delta.constraints.')}"
+    schema = table.schema().to_json()
+    mark = next((m for m in _MARKS if f'"{m}"' in schema), None)
+    if mark is not None:
+        return f"a column of it has {mark}"
+    others = sorted(set(table.protocol().writer_features or ()) - _HARMLESS)
+    return f"it uses {others[0]}" if others else None

@@ -13,7 +13,11 @@ __all__ = ["GUARANTEES", "TARGETS", "Guarantee", "Publication", "Target", "open_
 # The class of each scheme, made of a place, a mode and the columns of the key.
 TARGETS: dict[str, str] = {
     "": "tidemill.batch.targets.files:FileTarget",
+    "parquet": "tidemill.batch.targets.spread:SpreadTarget",
+    "delta": "tidemill.batch.lake.delta_target:DeltaTarget",
     **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_target:PostgresTarget"),
+    "sqlite": "tidemill.batch.databases.sqlite:SqliteTarget",
+    "duckdb": "tidemill.batch.databases.duckdb:DuckdbTarget",
     **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.target:object_target"),
 }
 

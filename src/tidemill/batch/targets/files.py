@@ -24,7 +24,7 @@ from tidemill.errors import ConfigError, RunError, SinkError
 from tidemill.model.package import digest_file
 from tidemill.renames import exchange, rename_new
 
-__all__ = ["DIRECTORY", "FileTarget"]
+__all__ = ["DIRECTORY", "FileTarget", "interrupted", "publish_directory", "refused"]
 
 # Inside an output directory; readers leave names with an underscore out.
 DIRECTORY = "_tidemill"
@@ -88,7 +88,7 @@ class FileTarget:
             return _File(plan, stage, schema, overwrite=self._mode == "overwrite")
         if not isinstance(stage, LocalStage):
             raise ConfigError(f"output {self.path}: a directory needs a stage beside it, got {stage.where}")
-        return _Directory(stage.path, overwrite=self._mode == "overwrite")
+        return _Directory(stage.path, self.path, overwrite=self._mode == "overwrite")
 
     @property
     def _manifest(self) -> Path:
@@ -121,47 +121,55 @@ class FileTarget:
 class _Directory:
     """The stage's parts become the directory."""
 
-    def __init__(self, stage: Path, *, overwrite: bool) -> None:
-        self._stage, self._overwrite = stage, overwrite
+    def __init__(self, stage: Path, target: Path, *, overwrite: bool) -> None:
+        self._stage, self._target, self._overwrite = stage, target, overwrite
 
     def add(self, marker: Sealed) -> None:
         """They are taken over all at once."""
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
+        parts = self._stage / "parts"
         try:
-            self._commit(manifest, sealed)
+            _keep_only(parts, {m.part.name for m in sealed})
+            publish_directory(parts, self._target, manifest, sealed, self._stage, overwrite=self._overwrite)
         except OSError as error:
-            raise _refused(manifest, error) from error
+            raise refused(manifest, error) from error
         return manifest
 
     def abandon(self) -> None:
         """Nothing is held."""
 
-    def _commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> None:
-        target, parts = Path(manifest.plan.job.sink.uri), self._stage / "parts"
-        old = self._stage / "replaced"
-        if old.exists() and not target.exists():
-            # The fallback below was cut off between its two renames.
-            os.rename(parts, target)
-            sync_directory(target.parent)
-            return
-        inside = parts / DIRECTORY
-        shutil.rmtree(inside, ignore_errors=True)
-        inside.mkdir()
-        _keep_only(parts, {m.part.name for m in sealed})
-        if manifest.dead and manifest.plan.job.dead_letters is None:
-            _link_dead(sealed, self._stage, inside / "dead")
-        write_durably(inside / "manifest.json", msgspec.json.encode(manifest))
-        sync_directory(inside)
-        sync_directory(parts)
-        if self._overwrite and target.exists():
-            if not exchange(parts, target):
-                # No exchange on this file system: for an instant readers find neither the old nor the new.
-                os.rename(target, old)
-                os.rename(parts, target)
-        else:
-            rename_new(parts, target)
+
+def publish_directory(
+    parts: Path, target: Path, manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, *, overwrite: bool
+) -> None:
+    """Make a directory of parts the output, with manifest and dead letters inside, by one rename. Raises OSError."""
+    old = stage / "replaced"
+    if interrupted(stage, target):
+        os.rename(parts, target)
         sync_directory(target.parent)
+        return
+    inside = parts / DIRECTORY
+    shutil.rmtree(inside, ignore_errors=True)
+    inside.mkdir()
+    if manifest.dead and manifest.plan.job.dead_letters is None:
+        _link_dead(sealed, stage, inside / "dead")
+    write_durably(inside / "manifest.json", msgspec.json.encode(manifest))
+    sync_directory(inside)
+    sync_directory(parts)
+    if overwrite and target.exists():
+        if not exchange(parts, target):
+            # No exchange on this file system: for an instant readers find neither the old nor the new.
+            os.rename(target, old)
+            os.rename(parts, target)
+    else:
+        rename_new(parts, target)
+    sync_directory(target.parent)
+
+
+def interrupted(stage: Path, target: Path) -> bool:
+    """Whether a commit without an exchange was cut off between its two renames."""
+    return (stage / "replaced").exists() and not target.exists()
 
 
 class _File:
@@ -179,7 +187,7 @@ class _File:
         try:
             return self._commit(manifest)
         except OSError as error:
-            raise _refused(manifest, error) from error
+            raise refused(manifest, error) from error
 
     def abandon(self) -> None:
         self._joined.abandon()
@@ -200,7 +208,8 @@ class _File:
         return record
 
 
-def _refused(manifest: RunManifest, error: OSError) -> RunError | SinkError:
+def refused(manifest: RunManifest, error: OSError) -> RunError | SinkError:
+    """What the disk said at the commit, as an error of ours."""
     if isinstance(error, FileExistsError):
         return RunError(
             f"{error.filename}: appeared while the run was going; move it away, or pass --overwrite, and resume"
