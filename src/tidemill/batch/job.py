@@ -103,18 +103,21 @@ class JobFile(Config, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job file understood: what `tidemill score` is given, and what is around it. Paths are absolute."""
+    """A job file understood: what `tidemill score` is given, and what is around it. Paths are absolute.
 
-    name: str
+    A run of `tidemill score` is one of a job without a name, of which nothing else is asked.
+    """
+
+    name: str = ""
     package: str
     source: str
     sink: str
     options: ScoreOptions
-    guarantee: Guarantee | None
-    price_per_hour: float | None
-    gate: Gate
-    hooks: Hooks
-    metrics: Metrics
+    guarantee: Guarantee | None = None
+    price_per_hour: float | None = None
+    gate: Gate = Gate()
+    hooks: Hooks = Hooks()
+    metrics: Metrics = Metrics()
 
 
 def read_job(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Job:

@@ -18,10 +18,13 @@ from tidemill.cli.check import check
 from tidemill.cli.conformance import conformance
 from tidemill.cli.console import errors
 from tidemill.cli.export import export
+from tidemill.cli.gc import gc
 from tidemill.cli.inspect import inspect
+from tidemill.cli.job import job
 from tidemill.cli.keys import keys
 from tidemill.cli.optimise import optimise
 from tidemill.cli.package import package
+from tidemill.cli.runs import run
 from tidemill.cli.score import score
 from tidemill.cli.serve import serve
 from tidemill.cli.verify import verify
@@ -58,7 +61,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Package a model once. Serve it in milliseconds or score it by the tens of millions: the same prediction.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 error budget exceeded, 4 nothing gained.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 error budget exceeded, 4 nothing gained, 5 held.",
 )
 
 
@@ -78,8 +81,10 @@ def options(
     """What stands before the command's name."""
 
 
-for command in (package, inspect, check, verify, serve, conformance, score, optimise):
+for command in (package, inspect, check, verify, serve, conformance, score, optimise, gc):
     app.command()(command)
+app.add_typer(job, name="job")
+app.add_typer(run, name="run")
 app.add_typer(keys, name="keys")
 app.add_typer(export, name="export")
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgre
 if TYPE_CHECKING:
     from tidemill.batch import Progress as Moment
 
-__all__ = ["describe", "shown_progress"]
+__all__ = ["describe", "describe_seconds", "shown_progress"]
 
 LINE_SECONDS = 10.0
 
@@ -59,12 +59,13 @@ def describe(moment: Moment) -> str:
     total = "" if moment.total_rows is None else f" of {moment.total_rows:,}"
     words = [f"{moment.rows_read:,}{total} rows", f"{rate:,.0f} rows/s"]
     if moment.total_rows is not None and rate > 0:
-        words.append(f"{_duration((moment.total_rows - moment.rows_read) / rate)} left")
+        words.append(f"{describe_seconds((moment.total_rows - moment.rows_read) / rate)} left")
     words.append(f"{moment.rows_dead:,} dead" if moment.rows_dead else "no errors")
     return ", ".join(words)
 
 
-def _duration(seconds: float) -> str:
+def describe_seconds(seconds: float) -> str:
+    """`2 h 5 min`, `4 min 10 s`, `9 s`."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

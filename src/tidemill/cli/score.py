@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from tidemill.cli.console import errors, names, output, table
-from tidemill.cli.progress import shown_progress
-from tidemill.errors import BudgetExceeded
-
-if TYPE_CHECKING:
-    from tidemill.batch import Progress, RunReport
+from tidemill.cli.console import names
+from tidemill.cli.running import run_shown
 
 __all__ = ["score"]
 
@@ -27,7 +22,12 @@ def score(
         typer.Argument(metavar="OUTPUT", help="A file, a directory of Parquet files, or the URI of what is written."),
     ],
     chunk_rows: Annotated[int, typer.Option(metavar="N", help="Rows read and written at a time.")] = 16_384,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Threads; all cores if left out.")] = None,
+    call_rows: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows of one model call; measured if left out.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads or processes; all cores if left out.")
+    ] = None,
     select: Annotated[list[str] | None, typer.Option(metavar="COLS", help="Outputs to write; all if left out.")] = None,
     pass_through: Annotated[
         list[str] | None, typer.Option(metavar="COLS", help="Input columns to copy beside them ('*': all).")
@@ -38,6 +38,33 @@ def score(
     max_error_rate: Annotated[
         float | None, typer.Option(metavar="R", help="Share of rows that may fail, 0 to 1; any if left out.")
     ] = None,
+    max_errors: Annotated[
+        int | None, typer.Option(metavar="N", help="Rows that may fail; any number if left out.")
+    ] = None,
+    call_timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds one model call may take, or its process is killed.")
+    ] = None,
+    shard_timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds one try of a shard may take.")
+    ] = None,
+    run_timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds this execution may take; the run can be resumed.")
+    ] = None,
+    worker_memory: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Memory a process may have for itself, or it is killed.")
+    ] = None,
+    transient_tries: Annotated[
+        int, typer.Option(metavar="N", help="How often a call is made whose failure the model calls transient.")
+    ] = 5,
+    shard_tries: Annotated[
+        int, typer.Option(metavar="N", help="How often a shard is tried that cannot be read or is late.")
+    ] = 3,
+    on_poisoned_shard: Annotated[
+        str, typer.Option(metavar="WHAT", help="After that: fail, or quarantine its rows as dead letters.")
+    ] = "fail",
+    retry_dead: Annotated[
+        bool, typer.Option("--retry-dead", help="INPUT is a run's output or manifest: score its dead letters.")
+    ] = False,
     dead_letters: Annotated[
         str | None, typer.Option(metavar="PATH", help="File for the rows without an answer (.parquet or .jsonl).")
     ] = None,
@@ -59,19 +86,28 @@ def score(
 ) -> None:
     """Score every row of INPUT into OUTPUT, or, with its reason, into the dead letters.
 
-    Exit code 3: more rows failed than --max-error-rate allows, and no output was committed.
+    Exit code 3: more rows failed than --max-errors or --max-error-rate allow, and no output was committed.
     """
-    from tidemill.batch import RunReport, ScoreOptions
-    from tidemill.batch import score as run
+    from tidemill.batch import ScoreOptions
+    from tidemill.batch.job import Job
     from tidemill.config import decode
 
     given = {
         "chunk_rows": chunk_rows,
+        "call_rows": call_rows,
         "workers": workers,
         "select": names(select),
         "pass_through": names(pass_through),
         "run_id": run_id,
         "max_error_rate": max_error_rate,
+        "max_errors": max_errors,
+        "call_timeout": call_timeout,
+        "shard_timeout": shard_timeout,
+        "run_timeout": run_timeout,
+        "worker_memory": worker_memory,
+        "transient_tries": transient_tries,
+        "shard_tries": shard_tries,
+        "on_poisoned_shard": on_poisoned_shard,
         "dead_letters": dead_letters,
         "mode": "overwrite" if overwrite else mode,
         "key": names(key),
@@ -79,50 +115,8 @@ def score(
         "stage": stage,
     }
     options = decode(given, ScoreOptions, "score")
-    latest: list[Progress] = []
-    try:
-        with shown_progress(errors(), quiet=json) as show:
+    if retry_dead:
+        from tidemill.batch.retry import dead_letters_of
 
-            def progress(moment: Progress) -> None:
-                latest[:] = [moment]
-                if show is not None:
-                    show(moment)
-
-            report = run(directory, source, sink, options, progress)
-    except KeyboardInterrupt:
-        for moment in latest:
-            errors().print(
-                f"interrupted; the same command with --run-id {escape(moment.run_id)} goes on", soft_wrap=True
-            )
-        raise
-    except BudgetExceeded as error:
-        if isinstance(error.report, RunReport):
-            _show(error.report, json)
-        raise
-    _show(report, json)
-
-
-def _show(report: RunReport, json: bool) -> None:
-    """The run's numbers: read = written + dead."""
-    if json:
-        typer.echo(report.to_json())
-        return
-    words = {"done": "done", "already_done": "was done already; nothing to do", "over_budget": "over the error budget"}
-    rows = [
-        ("read", f"{report.read:,}", ""),
-        (
-            "= written",
-            f"{report.written:,}",
-            escape(report.output) if report.state != "over_budget" else "not committed",
-        ),
-        ("+ dead", f"{report.dead:,}", escape(report.dead_letters or "")),
-        *((f"    {escape(code)}", f"{count:,}", "") for code, count in sorted(report.errors.items())),
-    ]
-    console = output()
-    console.print(table("rows", "count", "where", numbers=["count"], rows=rows))
-    console.print(
-        f"run {escape(report.run_id)}: {words[report.state]}, {report.seconds:.1f} s, "
-        f"{report.rows_per_second:,.0f} rows/s, {report.peak_rss_bytes / 1e6:,.0f} MB at most; "
-        f"manifest {escape(report.manifest)}",
-        soft_wrap=True,
-    )
+        source, options = dead_letters_of(source, options)
+    run_shown(Job(package=directory, source=source, sink=sink, options=options), None, json)

@@ -25,7 +25,7 @@ from tidemill.batch.score import new_run_id, score
 from tidemill.batch.targets import GUARANTEES, open_target
 from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
 
-__all__ = ["check_gate", "check_guarantee", "run_job"]
+__all__ = ["check_gate", "check_guarantee", "identified", "run_job"]
 
 _RECORD_SECONDS = 2.0
 
@@ -45,8 +45,8 @@ def run_job(
     what `score` raises.
     """
     index = index or RunIndex()
-    run_id = job.options.run_id or (f"{job.name}-{new_run_id()}" if job.name else new_run_id())
-    job = msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, run_id=run_id))
+    job = identified(job)
+    run_id = str(job.options.run_id)
     known = _known(index, job, run_id)
     conductor = _Conductor(job, run_id, index, file, progress, tell)
     with conductor:
@@ -54,6 +54,12 @@ def run_job(
         report = score(job.package, job.source, job.sink, job.options, conductor.progress, conductor)
         conductor.done(report, known)
     return report
+
+
+def identified(job: Job) -> Job:
+    """The job with a run id: that which it has, or a new one."""
+    run_id = job.options.run_id or (f"{job.name}-{new_run_id()}" if job.name else new_run_id())
+    return msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, run_id=run_id))
 
 
 def check_guarantee(job: Job) -> None:
@@ -148,7 +154,9 @@ class _Conductor:
         plan = work.plan
         check_gate(self._job, [o.name for o in plan.outputs(work.live)])
         stage = work.stage.where if remote(work.stage.where) else str(Path(work.stage.where).absolute())
-        self._change(state="running", stage=stage, total_rows=plan.total_rows, shards=len(plan.shards))
+        self._change(
+            state="running", stage=stage, sink=plan.job.sink, total_rows=plan.total_rows, shards=len(plan.shards)
+        )
         self._write()
 
     def progress(self, moment: Progress) -> None:
@@ -186,7 +194,8 @@ class _Conductor:
         if report.state == "already_done" and known is not None:
             if known.state == "done":
                 return
-            self._change(outputs=known.outputs, checks=known.checks, stage=known.stage, created_at=known.created_at)
+            kept = ("outputs", "checks", "stage", "sink", "created_at", "total_rows")
+            self._change(**{name: getattr(known, name) for name in kept})
         self._reported(report)
         self._end("done", None)
 

@@ -18,10 +18,11 @@ import msgspec
 from tidemill.batch.distribution import Distribution
 from tidemill.batch.jobs.gate import Check
 from tidemill.batch.options import RUN_ID
+from tidemill.batch.places import SinkPlace
 from tidemill.config import Config
 from tidemill.errors import NotFound, RunError
 
-__all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "now", "this_process"]
+__all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "now", "seen_now", "this_process"]
 
 State = Literal["planned", "running", "committing", "held", "done", "failed", "cancelled", "over_budget"]
 UNDER_WAY = frozenset({"planned", "running", "committing"})
@@ -73,6 +74,7 @@ class RunRecord(Config, frozen=True, kw_only=True):
     package: str
     source: str
     output: str
+    sink: SinkPlace | None = None
     stage: str
     job_file: str | None = None
     manifest: str = ""
@@ -112,6 +114,14 @@ class RunRecord(Config, frozen=True, kw_only=True):
         if self.total_rows is None or self.rows_per_second <= 0:
             return None
         return max(0.0, (self.total_rows - self.read) / self.rows_per_second)
+
+
+def seen_now(record: RunRecord) -> RunRecord:
+    """The record as it stands: a run whose driver is gone has failed, whatever its driver wrote last."""
+    if not record.under_way or record.driver is None or record.driver.alive is not False:
+        return record
+    error = f"its driver is gone; the same command with the run id {record.run_id} goes on"
+    return msgspec.structs.replace(record, state="failed", error=error)
 
 
 def home() -> Path:

@@ -1,0 +1,134 @@
+"""What a person decides of a run: publish it, discard it, cancel it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+
+from tidemill.batch.blobs import remote
+from tidemill.batch.job import read_job
+from tidemill.batch.jobs.index import RunIndex, RunRecord, now, seen_now, this_process
+from tidemill.batch.ledger import decode_kept
+from tidemill.batch.places import parse_place
+from tidemill.batch.plan import Plan
+from tidemill.batch.run import publish_held
+from tidemill.batch.stage import Stage, open_stage
+from tidemill.batch.targets import Target, open_target
+from tidemill.errors import ConfigError, RunError
+
+__all__ = ["cancel_run", "discard_run", "publish_run"]
+
+_LOOK_SECONDS = 0.1
+
+
+def publish_run(run_id: str, index: RunIndex) -> RunRecord:
+    """Publish a held run, or finish publishing it. Raises NotFound, RunError where it is not held or cannot be."""
+    before = index.get(run_id)
+    if before.state == "done":
+        return before
+    if seen_now(before).under_way:
+        raise RunError(f"run {run_id} is {before.state}; it is not held")
+    target, stage = _target(before), _stage(before)
+    record = msgspec.structs.replace(before, state="committing", driver=this_process(), updated_at=now())
+    index.write(record)
+    try:
+        manifest = publish_held(stage, target) if _holds_plan(before, stage) else target.committed(run_id)
+        if manifest is None:
+            raise RunError(f"run {run_id}: {before.stage} holds it no more, and {before.output} does not have it")
+    except BaseException as error:
+        told = str(error) or type(error).__name__
+        index.write(msgspec.structs.replace(before, updated_at=now(), error=told))
+        raise
+    record = msgspec.structs.replace(
+        record,
+        state="done",
+        error=None,
+        updated_at=now(),
+        finished_at=now(),
+        manifest=manifest.plan.job.sink.manifest,
+        dead_letters=manifest.dead_letters,
+        outputs=manifest.outputs,
+    )
+    index.write(record)
+    return record
+
+
+def discard_run(run_id: str, index: RunIndex) -> RunRecord:
+    """Give a run up. Raises NotFound, RunError for one that is published or under way."""
+    record = seen_now(index.get(run_id))
+    if record.state == "done":
+        raise RunError(f"run {run_id} is published; there is nothing to discard")
+    if record.under_way:
+        raise RunError(f"run {run_id} is {record.state}; `tidemill run cancel {run_id}` ends it")
+    stage = _stage(record)
+    if _target(record).committed(run_id) is not None:
+        raise RunError(f"run {run_id} is published already; `tidemill run publish {run_id}` puts that on record")
+    if _holds_plan(record, stage):
+        with stage.held():
+            stage.remove()
+    record = msgspec.structs.replace(
+        record,
+        state="cancelled",
+        error="discarded",
+        dead_letters=None,
+        manifest="",
+        updated_at=now(),
+        finished_at=now(),
+    )
+    index.write(record)
+    return record
+
+
+def cancel_run(run_id: str, index: RunIndex, wait: float) -> RunRecord:
+    """End a run's driver by SIGTERM, and wait for that. Raises NotFound, RunError where it is not to be had."""
+    record = seen_now(index.get(run_id))
+    if not record.under_way:
+        raise RunError(f"run {run_id} is {record.state}; nothing is under way")
+    if record.driver is None or record.driver.alive is None:
+        where = "unknown" if record.driver is None else record.driver.host
+        raise RunError(f"run {run_id}: its driver is elsewhere ({where}); cancel it there")
+    os.kill(record.driver.pid, signal.SIGTERM)
+    until = time.monotonic() + wait
+    # The process is another's child: its end can be seen, not waited for.
+    while record.driver.alive:
+        if time.monotonic() > until:
+            raise RunError(f"run {run_id}: was told to end, and has not within {wait:g} s; look at it again later")
+        time.sleep(_LOOK_SECONDS)
+    return seen_now(index.get(run_id))
+
+
+def _stage(record: RunRecord) -> Stage:
+    if not record.stage:
+        raise RunError(f"run {record.run_id}: has no stage; it ended before its plan was made")
+    return open_stage(record.stage)
+
+
+def _holds_plan(record: RunRecord, stage: Stage) -> bool:
+    """Whether the stage is still that of this run. Raises RunError where it is another's."""
+    data = stage.get("plan.json") if remote(record.stage) or Path(record.stage).is_dir() else None
+    if data is None:
+        return False
+    plan = decode_kept(data, Plan, f"{record.stage}/plan.json")
+    if plan.run_id != record.run_id:
+        raise RunError(f"run {record.run_id}: {record.stage} holds run {plan.run_id}")
+    return True
+
+
+def _target(record: RunRecord) -> Target:
+    """The run's target. Its password is in no record: the job file says it, or the environment."""
+    sink = record.sink
+    if sink is None:
+        raise RunError(f"run {record.run_id}: ended before its plan was made")
+    if record.job_file is not None:
+        try:
+            target = open_target(parse_place(read_job(record.job_file).sink), sink.mode, sink.key)
+            if target.describe(record.run_id).uri == sink.uri:
+                return target
+        except ConfigError:
+            pass  # the file has changed since; the run has not
+    slash = "/" if sink.directory and not parse_place(sink.uri).scheme else ""
+    return open_target(parse_place(sink.uri + slash), sink.mode, sink.key)

@@ -1,0 +1,72 @@
+"""A run on the command line: its progress, its numbers at the end, and what to do when it is cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+
+from tidemill.cli.console import errors, output, table
+from tidemill.cli.progress import shown_progress
+from tidemill.errors import BudgetExceeded, Held
+
+if TYPE_CHECKING:
+    from tidemill.batch import RunReport
+    from tidemill.batch.job import Job
+
+__all__ = ["run_shown", "show_report"]
+
+_WORDS = {
+    "done": "done",
+    "already_done": "was done already; nothing to do",
+    "over_budget": "over the error budget",
+    "held": "held",
+}
+
+
+def run_shown(job: Job, file: Path | None, json: bool) -> None:
+    """Make a run of a job, and show it. Raises what the run raises, once its numbers are shown where it has any."""
+    from tidemill.batch import RunReport
+    from tidemill.batch.jobs.conduct import identified, run_job
+
+    job = identified(job)
+    try:
+        with shown_progress(errors(), quiet=json) as show:
+            report = run_job(job, file=file, progress=show, tell=_told)
+    except KeyboardInterrupt:
+        run_id = escape(str(job.options.run_id))
+        errors().print(f"interrupted; the same command with --run-id {run_id} goes on", soft_wrap=True)
+        raise
+    except (BudgetExceeded, Held) as error:
+        if isinstance(error.report, RunReport):
+            show_report(error.report, json)
+        raise
+    show_report(report, json)
+
+
+def show_report(report: RunReport, json: bool) -> None:
+    """The run's numbers: read = written + dead."""
+    if json:
+        typer.echo(report.to_json())
+        return
+    published = report.state in ("done", "already_done")
+    rows = [
+        ("read", f"{report.read:,}", ""),
+        ("= written", f"{report.written:,}", escape(report.output) if published else "not committed"),
+        ("+ dead", f"{report.dead:,}", escape(report.dead_letters or "")),
+        *((f"    {escape(code)}", f"{count:,}", "") for code, count in sorted(report.errors.items())),
+    ]
+    console = output()
+    console.print(table("rows", "count", "where", numbers=["count"], rows=rows))
+    console.print(
+        f"run {escape(report.run_id)}: {_WORDS[report.state]}, {report.seconds:.1f} s, "
+        f"{report.rows_per_second:,.0f} rows/s, {report.peak_rss_bytes / 1e6:,.0f} MB at most; "
+        f"manifest {escape(report.manifest)}",
+        soft_wrap=True,
+    )
+
+
+def _told(text: str) -> None:
+    errors().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
