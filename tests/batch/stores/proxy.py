@@ -93,6 +93,7 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
                 """Nobody reads it."""
@@ -159,7 +160,13 @@ def _end(client: BaseHTTPRequestHandler) -> None:
 
 
 def _error(status: int) -> bytes:
-    names = {409: "ConditionalRequestConflict", 412: "PreconditionFailed", 500: "InternalError", 503: "SlowDown"}
+    names = {
+        403: "AccessDenied",
+        409: "ConditionalRequestConflict",
+        412: "PreconditionFailed",
+        500: "InternalError",
+        503: "SlowDown",
+    }
     return f"<Error><Code>{names[status]}</Code><Message>hurt</Message></Error>".encode()
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.batch.ledger import PartFile, Sealed, decode_kept
@@ -28,6 +29,8 @@ from tidemill.errors import RunError, SinkError
 __all__ = ["ObjectStage"]
 
 _DIGEST = "sha256"
+# The most that a store copies in one request.
+_COPIED_BYTES = 5 << 30
 
 
 class ObjectStage:
@@ -120,9 +123,7 @@ class ObjectStage:
             raise SinkError(f"{path}: cannot be written: {error.strerror}; make room and resume the run") from error
         if fetched is None or fetched[0] != fetched[1].get(_DIGEST):
             aside.unlink(missing_ok=True)
-            what = "is gone" if fetched is None else "is not what was written there"
-            self._unmark(kind, name)
-            raise RunError(f"{self.where}/{kind}/{name}: {what}; its shard is no longer sealed; resume the run")
+            raise self._damaged(kind, name)
         aside.rename(path)
         return path
 
@@ -130,9 +131,12 @@ class ObjectStage:
         if format_ != "parquet" or (self._local(kind) / part.name).exists():
             return sink(format_).count(self.fetch(kind, part.name))
         entry = self._objects.head(f"{kind}/{part.name}")
-        if entry is None:
-            raise RunError(f"{self.where}/{kind}/{part.name}: is gone; resume the run")
-        rows: int = pq.read_metadata(RangeReader(entry.size, partial(self._objects.read, entry))).num_rows
+        if entry is None or entry.size != part.bytes:
+            raise self._damaged(kind, part.name)
+        try:
+            rows: int = pq.read_metadata(RangeReader(entry.size, partial(self._objects.read, entry))).num_rows
+        except pa.ArrowException:
+            raise self._damaged(kind, part.name) from None
         return rows
 
     def put(self, name: str, data: bytes) -> None:
@@ -141,13 +145,18 @@ class ObjectStage:
     def get(self, name: str) -> bytes | None:
         return self._objects.get(name)
 
-    def key(self, kind: Kind, name: str) -> str:
-        """The whole key of a kept file in its bucket."""
-        return self._objects.key(f"{kind}/{name}")
-
-    def beside(self, objects: Objects) -> bool:
-        """Whether the store itself can copy from here to there."""
-        return (self._objects.scheme, self._objects.bucket) == (objects.scheme, objects.bucket)
+    def copy(self, kind: Kind, part: PartFile, objects: Objects, name: str) -> None:
+        """Bring a kept file to a name elsewhere in a store: by the store itself, where that is its own bucket."""
+        here = self._objects
+        if (here.scheme, here.bucket) != (objects.scheme, objects.bucket) or part.bytes >= _COPIED_BYTES:
+            path = self.fetch(kind, part.name)
+            objects.put(name, path)
+            path.unlink()
+            return
+        said = here.attributes(f"{kind}/{part.name}")
+        if said is None or said.get(_DIGEST) != part.sha256:
+            raise self._damaged(kind, part.name)
+        objects.copy(here.key(f"{kind}/{part.name}"), name)
 
     def remove(self) -> None:
         self._objects.delete([e.name for e in self._objects.list()])
@@ -157,11 +166,16 @@ class ObjectStage:
         if not any(True for kind in ("shards", "dead") for _ in self._objects.list(kind)):
             self.remove()
 
-    def _unmark(self, kind: Kind, name: str) -> None:
+    def _damaged(self, kind: Kind, name: str) -> RunError:
+        """Take away the marker that names a file which is not what was kept, and tell of it."""
         for entry in self._objects.list("shards"):
             data = self._objects.get(entry.name)
             if data is not None and f'"{name}"'.encode() in data:
                 self._objects.delete([entry.name])
+        return RunError(
+            f"{self.where}/{kind}/{name}: is gone, or not what was written there; its shard is no longer sealed; "
+            "resume the run"
+        )
 
     def _local(self, name: str) -> Path:
         if self._directory is None:

@@ -34,8 +34,6 @@ from tidemill.errors import ConfigError, RunError, SinkError
 __all__ = ["PrefixTarget", "abandoned_parts", "object_target", "remove_parts"]
 
 _PART = re.compile(r"part-\d{5,}-.+-[0-9a-f]{8}\.parquet\Z")
-# The most that a store copies in one request.
-_COPIED_BYTES = 5 << 30
 
 
 def object_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:
@@ -161,15 +159,10 @@ class _Prefix:
 
     def _copy(self, kind: Kind, part: PartFile, name: str) -> None:
         self._names.append(name)
-        stage, objects = self._stage, self._objects
-        if not isinstance(stage, ObjectStage):
-            objects.put(name, stage.fetch(kind, part.name))
-        elif stage.beside(objects) and part.bytes < _COPIED_BYTES:
-            objects.copy(stage.key(kind, part.name), name)
+        if isinstance(self._stage, ObjectStage):
+            self._stage.copy(kind, part, self._objects, name)
         else:
-            path = stage.fetch(kind, part.name)
-            objects.put(name, path)
-            path.unlink()
+            self._objects.put(name, self._stage.fetch(kind, part.name))
 
     def _overtaken(self, found: RunManifest | None) -> RunManifest:
         """Somebody else was first: another driver of this run, whose commit is as good, or another run."""

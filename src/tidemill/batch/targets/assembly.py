@@ -29,7 +29,7 @@ class Assembly:
         self._sealed: dict[int, Sealed] = {}
         self._changed = threading.Condition()
         self._stopped = False
-        self._error: OSError | None = None
+        self._error: OSError | RunError | None = None
         self.path = stage.work() / "output"
         self._thread = threading.Thread(target=self._join, name="tidemill-join")
         self._thread.start()
@@ -44,6 +44,8 @@ class Assembly:
         """Once all shards were added: the durable file and its rows, counted. Raises SinkError, RunError."""
         self._thread.join()
         name = Path(self._plan.job.sink.uri).name
+        if isinstance(self._error, RunError):  # a part that is not what was sealed
+            raise self._error
         if self._error is not None:
             reason = self._error.strerror or str(self._error).splitlines()[0]
             raise SinkError(f"{name}: cannot be written: {reason}; make room and resume the run") from self._error
@@ -70,12 +72,12 @@ class Assembly:
                     if marker is None:
                         break
                     joiner.add(self._stage.fetch("parts", marker.part.name))
-            except OSError:
+            except (OSError, RunError):
                 with suppress(OSError):
                     joiner.close()
                 raise
             joiner.close()
-        except OSError as error:
+        except (OSError, RunError) as error:
             self._error = error
 
     def _next(self, index: int) -> Sealed | None:
