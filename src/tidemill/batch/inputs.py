@@ -18,6 +18,8 @@ __all__ = ["FINDERS", "Asked", "Found", "Origin", "find_input"]
 # The function of each scheme that finds its input: called with the place and what is asked.
 FINDERS: dict[str, str] = {
     **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_source:find_postgres"),
+    "sqlite": "tidemill.batch.databases.sqlite:find_sqlite",
+    "duckdb": "tidemill.batch.databases.duckdb:find_duckdb",
     **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.inputs:find_objects"),
     "files": "tidemill.batch.lake.folders:find",
     "delta": "tidemill.batch.lake.delta:find",

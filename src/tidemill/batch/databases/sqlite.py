@@ -1,0 +1,258 @@
+"""SQLite as an input, in one read transaction, and as an output, in one write transaction."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path, first_line
+from tidemill.batch.databases.names import TableName, quoted, quoted_list
+from tidemill.batch.databases.reading import Reading, empty, reading
+from tidemill.batch.inputs import Asked, Found, Origin
+from tidemill.batch.places import Mode, Place
+from tidemill.batch.spool import copy, finish, spooled
+from tidemill.errors import ConfigError, SinkError, SourceError
+
+__all__ = ["SqliteTarget", "find_sqlite"]
+
+_ROWS = 16_384
+# Seconds to wait for another process's transaction.
+_BUSY_SECONDS = 30.0
+# Integers that a double keeps.
+_EXACT = 2**53
+
+
+def find_sqlite(place: Place, asked: Asked) -> Found | None:
+    """The rows of a table or a query, read in one transaction, in the spool.
+
+    Raises ConfigError for options that do not fit, SourceError for what cannot be read.
+    """
+    ask, rest = reading(place, partitions=False)
+    if rest:
+        raise ConfigError(f"{place.shown}: unknown option {next(iter(rest))!r}; expected table, query or where")
+    path = database_path(place)
+    if asked.spool is None:
+        return None
+    found = spooled(asked.spool)
+    if found is not None:
+        return found
+    if not path.is_file():
+        raise SourceError(f"{place.shown}: no such file")
+    empty(asked.spool)
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
+        )
+        try:
+            # Its first SELECT begins the snapshot.
+            connection.execute("BEGIN")
+            return _read(connection, place, ask, asked, asked.spool)
+        finally:
+            connection.close()
+    except (sqlite3.Error, OverflowError) as error:
+        raise SourceError(f"{place.shown}: {first_line(error)}") from None
+
+
+def _read(connection: sqlite3.Connection, place: Place, ask: Reading, asked: Asked, spool: Path) -> Found:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    present = [d[0] for d in connection.execute(f"{ask.select(['*'])} LIMIT 0").description]
+    twice = next((n for i, n in enumerate(present) if n in present[:i]), None)
+    if twice is not None:
+        raise SourceError(f"{place.shown}: two columns are called {twice!r}; rename one")
+    schema = pa.schema([_field(connection, place, ask, name) for name in asked.wanted(present)])
+    rows = connection.execute(ask.select([quoted(n) for n in schema.names]))
+    files = copy(spool, schema, _batches(rows, schema))
+    origin = Origin(kind="sqlite", uri=place.shown, read=ask.told() | {"at": now, "sqlite": sqlite3.sqlite_version})
+    return finish(spool, Found(str(spool), "parquet", files, origin))
+
+
+def _field(connection: sqlite3.Connection, place: Place, ask: Reading, name: str) -> pa.Field:
+    """The type that holds every value of a column: in SQLite each value has a type of its own."""
+    column = quoted(name)
+    kinds = ("integer", "real", "text", "blob")
+    counts = [f"count(CASE WHEN typeof({column}) = '{k}' THEN 1 END)" for k in kinds]
+    whole = f"CASE WHEN typeof({column}) = 'integer' THEN {column} END"
+    found = connection.execute(ask.select([*counts, f"min({whole})", f"max({whole})"])).fetchone()
+    there = [k for k, count in zip(kinds, found, strict=False) if count]
+    least, most = found[4:]
+    declared = _declared(connection, ask, name)
+    if not there:
+        types = {"INTEGER": pa.int64(), "REAL": pa.float64(), "BLOB": pa.binary() if declared else pa.string()}
+        return pa.field(name, types.get(_affinity(declared), pa.string()))
+    if there == ["integer"]:
+        flags = "BOOL" in declared and least >= 0 and most <= 1
+        return pa.field(name, pa.bool_() if flags else pa.int64())
+    if there in (["real"], ["integer", "real"]):
+        if "integer" in there and (least < -_EXACT or most > _EXACT):
+            raise SourceError(f"{place.shown}: column {name!r} holds fractions, and integers that no double keeps")
+        return pa.field(name, pa.float64())
+    if len(there) > 1:
+        raise SourceError(
+            f"{place.shown}: column {name!r} holds values of several types ({' and '.join(there)}); "
+            f"bring them to one by ?query=, as in CAST({name} AS TEXT)"
+        )
+    return pa.field(name, pa.string() if there == ["text"] else pa.binary())
+
+
+def _declared(connection: sqlite3.Connection, ask: Reading, name: str) -> str:
+    """The declared type of a table's column, in upper case; empty where there is none."""
+    if ask.table is None:
+        return ""
+    row = connection.execute(
+        "SELECT type FROM pragma_table_info(?, ?) WHERE name = ?", [ask.table.name, ask.table.schema or "main", name]
+    ).fetchone()
+    return str(row[0]).upper() if row is not None else ""
+
+
+def _affinity(declared: str) -> str:
+    """https://www.sqlite.org/datatype3.html, 3.1."""
+    for parts, affinity in (
+        (("INT",), "INTEGER"),
+        (("CHAR", "CLOB", "TEXT"), "TEXT"),
+        (("BLOB",), "BLOB"),
+        (("REAL", "FLOA", "DOUB"), "REAL"),
+    ):
+        if any(p in declared for p in parts):
+            return affinity
+    return "NUMERIC" if declared and declared != "ANY" else "BLOB"
+
+
+def _batches(rows: sqlite3.Cursor, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    while found := rows.fetchmany(_ROWS):
+        columns = zip(*found, strict=True)
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(_flags(c) if f.type == pa.bool_() else c, f.type) for c, f in zip(columns, schema, strict=True)],
+            schema=schema,
+        )
+
+
+def _flags(values: Sequence[Any]) -> list[bool | None]:
+    return [None if v is None else bool(v) for v in values]
+
+
+class SqliteTarget(LocalTarget):
+    """A table of a SQLite file."""
+
+    def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
+        super().__init__(_Sqlite(), place, mode, key)
+
+
+class _Sqlite:
+    name = "SQLite"
+    errors: tuple[type[Exception], ...] = (sqlite3.Error,)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+
+    def busy(self, error: Exception) -> bool:
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+
+    def table(self, connection: sqlite3.Connection, table: TableName) -> LocalTable | None:
+        schema = table.schema or "main"
+        names = {n.lower() for _, n, *_ in connection.execute("PRAGMA database_list")}
+        if schema.lower() not in names:
+            raise ConfigError(f"table: there is no schema {schema!r} in a SQLite file; expected main, or none")
+        row = connection.execute(
+            f"SELECT type, name FROM {quoted(schema)}.sqlite_schema WHERE lower(name) = lower(?) "
+            "AND type IN ('table', 'view')",
+            [table.name],
+        ).fetchone()
+        if row is None:
+            return None
+        columns = connection.execute("SELECT * FROM pragma_table_xinfo(?, ?)", [row[1], schema]).fetchall()
+        keys = [frozenset(c[1].lower() for c in columns if c[5])]
+        for index in connection.execute("SELECT * FROM pragma_index_list(?, ?)", [row[1], schema]).fetchall():
+            if index[2] and not index[4]:
+                named = connection.execute("SELECT name FROM pragma_index_info(?, ?)", [index[1], schema]).fetchall()
+                keys.append(frozenset("" if n is None else n.lower() for (n,) in named))
+        return LocalTable(
+            kind=row[0],
+            columns={
+                c[1].lower(): Column(c[2].upper(), bool(c[3]) and c[4] is None and not c[5], c[6] in (2, 3))
+                for c in columns
+            },
+            keys=tuple(k for k in keys if k),
+        )
+
+    def types(self, schema: pa.Schema) -> list[str]:
+        return [_type(f) for f in schema]
+
+    def holds(self, theirs: str, ours: str) -> bool:
+        # An affinity that would change a value: text that looks like a number, an integer as a float.
+        return (
+            _affinity(theirs)
+            in {
+                "INTEGER": ("INTEGER", "NUMERIC", "BLOB"),
+                "REAL": ("REAL", "NUMERIC", "BLOB"),
+                "TEXT": ("TEXT", "BLOB"),
+                "BLOB": ("BLOB",),
+            }[ours]
+        )
+
+    def stage(self, connection: sqlite3.Connection, name: str, schema: pa.Schema, parts: Sequence[Path]) -> None:
+        """A temporary table, which lies in a file of its own: until it is full, nobody waits."""
+        columns = ", ".join(f"{quoted(f.name)} {_type(f)}" for f in schema)
+        connection.execute(f"CREATE TEMP TABLE {name} ({columns})")
+        marks = ", ".join("?" * len(schema))
+        insert = f"INSERT INTO temp.{name} ({quoted_list(schema.names)}) VALUES ({marks})"
+        connection.execute("BEGIN")
+        for part in parts:
+            with pq.ParquetFile(part, pre_buffer=False) as file:
+                for batch in file.iter_batches(_ROWS, use_threads=False):
+                    try:
+                        connection.executemany(insert, zip(*(_values(c) for c in batch.columns), strict=True))
+                    except OverflowError:
+                        raise SinkError(
+                            f"{part.name}: holds an integer over 2^63 - 1, which SQLite cannot; nothing is published"
+                        ) from None
+        connection.execute("COMMIT")
+
+    def changed(self, result: sqlite3.Cursor) -> int:
+        return result.rowcount
+
+
+def _type(field: pa.Field) -> str:
+    types, found = pa.types, field.type
+    if types.is_dictionary(found):
+        found = found.value_type
+    if types.is_boolean(found) or types.is_integer(found):
+        return "INTEGER"
+    if types.is_floating(found):
+        return "REAL"
+    if found in (pa.binary(), pa.large_binary(), pa.binary_view()) or types.is_fixed_size_binary(found):
+        return "BLOB"
+    if types.is_struct(found) or types.is_map(found) or types.is_union(found) or types.is_interval(found):
+        raise ConfigError(f"column {field.name!r} of {found} has no type in SQLite; leave it out")
+    return "TEXT"
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Values as SQLite keeps them: times and decimals as text, lists as JSON."""
+    type_ = column.type
+    if pa.types.is_timestamp(type_) and type_.unit == "ns":
+        return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return [None if v is None else orjson.dumps(v, _plain).decode() for v in values]
+    if pa.types.is_temporal(type_) or pa.types.is_decimal(type_):
+        return [None if v is None else _plain(v) for v in values]
+    return values
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta | decimal.Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in SQLite")
