@@ -125,3 +125,12 @@ def test_a_budget_of_none_ends_at_the_first_bad_row(package: Path, tmp_path: Pat
     options = ScoreOptions(max_error_rate=0.0, workers=1, chunk_rows=1000)
     with pytest.raises(BudgetExceeded, match="2 of 1000 rows"):
         score(package, tmp_path / "in.parquet", tmp_path / "out", options)
+
+
+def test_a_budget_of_a_number_ends_with_the_chunk_that_exceeds_it(package: Path, tmp_path: Path) -> None:
+    write(spoiled(60_000, tuple(range(5000, 60_000, 100))), tmp_path / "in.parquet")
+    options = ScoreOptions(max_errors=12, workers=1, chunk_rows=1000)
+    with pytest.raises(BudgetExceeded, match=r"21 of 7000 rows failed \(0.30%\); at most 12 may") as caught:
+        score(package, tmp_path / "in.parquet", tmp_path / "out", options)
+    assert caught.value.exit_code == 3
+    assert score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(max_errors=551)).dead == 551

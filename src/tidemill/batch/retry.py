@@ -20,13 +20,15 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
     """Where the dead letters of a run lie, and the options to score them with, as columns of what that run read.
 
     `run` is its output (a file or a directory) or its manifest. Raises SourceError where there is no manifest, RunError
-    where there are no letters, or some that hold no row.
+    for a run that was not published, that has no letters, or some that hold no row.
     """
     path = _manifest_path(run)
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=RunManifest)
     except (OSError, msgspec.DecodeError) as error:
         raise SourceError(f"{run}: is not the output of a run, nor its manifest: {error}") from None
+    if manifest.state != "done":
+        raise RunError(f"run {manifest.run_id} has published nothing, nor all its dead letters: score its input again")
     if not manifest.dead:
         raise RunError(f"run {manifest.run_id} has no dead letters: there is nothing to score again")
     blank = manifest.errors.get(UNREADABLE, 0)
@@ -37,8 +39,6 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
         )
     if "*" in options.pass_through:
         options = msgspec.structs.replace(options, pass_through=tuple(manifest.plan.read_schema.names))
-    if manifest.state != "done":
-        return str(path.parent / "dead"), options
     assert manifest.dead_letters is not None  # noqa: S101 - it has some
     return manifest.dead_letters, options
 
