@@ -67,7 +67,9 @@ def _forms(
 ) -> Iterator[tuple[str, Rebuilt | str]]:
     """The model itself, quantised, and compiled. `name` and `how` are those of its pruning, if it was pruned."""
     plain = name or "graph"
-    yield plain, _saved(parent, model, work / f"{plain}.onnx", how or "graph simplified")
+    source = work / f"{plain}.onnx"
+    onnx.save(model, source)
+    yield plain, _rebuilt(parent, source, how or "graph simplified")
     for kind in kinds:
         called = f"{name}-{kind}" if name else kind
         why = quantisable(model, kind)
@@ -76,18 +78,13 @@ def _forms(
             continue
         path = work / f"{called}.onnx"
         try:
-            quantised(model, kind, feeds, path)
+            quantised(source, kind, feeds, path)
         except PackageError as error:
             yield called, str(error)
             continue
         yield called, _rebuilt(parent, path, ", ".join(filter(None, (how, QUANTISERS[kind][0]))))
     if ensemble_nodes(model):
         yield f"{name}-compiled" if name else "compiled", _compiled(parent, model, how)
-
-
-def _saved(parent: Package, model: onnx.ModelProto, path: Path, how: str) -> Rebuilt:
-    onnx.save(model, path)
-    return _rebuilt(parent, path, how)
 
 
 def _rebuilt(parent: Package, path: Path, how: str) -> Rebuilt:

@@ -72,9 +72,11 @@ def simplified(path: Path) -> onnx.ModelProto:
         options.optimized_model_filepath = str(target)
         try:
             ort.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
-            return onnx.load(target)
+            model = onnx.load(target)
         except Exception as error:
             raise PackageError(f"{path.name}: ONNX Runtime cannot simplify it: {error}") from error
+    _flatten_biases(Graph(model))
+    return model
 
 
 def feeds_of(model: onnx.ModelProto, rows: Rows) -> dict[str, Array]:
@@ -102,6 +104,14 @@ def tensor_values(model: onnx.ModelProto, names: Sequence[str], feeds: Mapping[s
         session = ort.InferenceSession(probe.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
         found.update(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
     return found
+
+
+def _flatten_biases(graph: Graph) -> None:
+    """A bias of one row is the same as a list, and quantisation knows lists only."""
+    for node in graph.nodes:
+        bias = graph.constant(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and bias.ndim == 2 and bias.shape[0] == 1:
+            graph.put(node.input[2], bias[0])
 
 
 def _options() -> ort.SessionOptions:

@@ -66,7 +66,7 @@ def best_of(candidates: Sequence[Candidate]) -> tuple[Candidate | None, str]:
 
 
 def why_slow(name: str) -> tuple[str, ...]:
-    """What this CPU has to do with a form that is slower, where it has anything to do with it."""
+    """What this CPU has to do with a form that is slower in large calls, where it has anything to do with it."""
     kind = name.rpartition("-")[2]
     if kind in ("static", "dynamic"):
         if cpu.int8_dot_products():

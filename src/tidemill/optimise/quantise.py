@@ -20,7 +20,7 @@ __all__ = ["QUANTISERS", "quantisable"]
 _PRODUCTS = {"Gemm", "MatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Attention", "EmbedLayerNormalization"}
 _CALIBRATION_ROWS = 128
 
-Quantiser = Callable[[onnx.ModelProto, Mapping[str, Array], Path], None]
+Quantiser = Callable[[Path, Mapping[str, Array], Path], None]
 
 
 def quantisable(model: onnx.ModelProto, kind: Quantisation) -> str:
@@ -36,7 +36,7 @@ def quantisable(model: onnx.ModelProto, kind: Quantisation) -> str:
     return ""
 
 
-def _static(model: onnx.ModelProto, feeds: Mapping[str, Array], target: Path) -> None:
+def _static(source: Path, feeds: Mapping[str, Array], target: Path) -> None:
     """QDQ: bytes between layers, on scales that the calibration rows gave. Without dot products of bytes, weights
     have seven bits, as sums of products would overflow.
     """
@@ -52,7 +52,7 @@ def _static(model: onnx.ModelProto, feeds: Mapping[str, Array], target: Path) ->
             return None if start is None else {k: v[start : start + _CALIBRATION_ROWS] for k, v in feeds.items()}
 
     quantize_static(
-        model,
+        source,
         target,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -63,20 +63,18 @@ def _static(model: onnx.ModelProto, feeds: Mapping[str, Array], target: Path) ->
     )
 
 
-def _dynamic(model: onnx.ModelProto, feeds: Mapping[str, Array], target: Path) -> None:
+def _dynamic(source: Path, feeds: Mapping[str, Array], target: Path) -> None:
     """Weights are bytes; what a layer reads is scaled to bytes in each call, by the call's own range."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(model, target, reduce_range=not cpu.int8_dot_products(), weight_type=QuantType.QInt8)
+    quantize_dynamic(source, target, reduce_range=not cpu.int8_dot_products(), weight_type=QuantType.QInt8)
 
 
-def _fp16(model: onnx.ModelProto, feeds: Mapping[str, Array], target: Path) -> None:
+def _fp16(source: Path, feeds: Mapping[str, Array], target: Path) -> None:
     """Weights and what lies between are FP16; inputs and outputs stay as they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    onnx.save(convert_float_to_float16(half, keep_io_types=True), target)
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
 QUANTISERS: Mapping[Quantisation, tuple[str, Quantiser]] = {
@@ -86,15 +84,15 @@ QUANTISERS: Mapping[Quantisation, tuple[str, Quantiser]] = {
 }
 
 
-def quantised(model: onnx.ModelProto, kind: Quantisation, feeds: Mapping[str, Array], target: Path) -> None:
-    """Write the quantised model. Raises PackageError where ONNX Runtime's tool cannot."""
+def quantised(source: Path, kind: Quantisation, feeds: Mapping[str, Array], target: Path) -> None:
+    """Write the quantised form of a model file. Raises PackageError where ONNX Runtime's tool cannot."""
     root = logging.getLogger()
     level = root.level
     # The tools advise on the root logger to run a preparation that has been made.
     root.setLevel(logging.ERROR)
     try:
         with np.errstate(all="ignore"):
-            QUANTISERS[kind][1](model, feeds, target)
+            QUANTISERS[kind][1](source, feeds, target)
     except Exception as error:
         raise PackageError(f"ONNX Runtime cannot make it: {type(error).__name__}: {str(error)[:300]}") from error
     finally:

@@ -137,7 +137,7 @@ class _Trial:
                     gains=gains,
                     losses=losses,
                     slower=slower,
-                    notes=(*form.notes, *(why_slow(name) if slower else ())),
+                    notes=(*form.notes, *(why_slow(name) if batch.high < 1.0 - batch_noise else ())),
                 )
             )
         best, reason = best_of(found)
