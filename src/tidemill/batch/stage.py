@@ -39,7 +39,11 @@ class Stage(Protocol):
     """Keeps what a run has sealed. `where` is a directory or a URI, by which another process can open it."""
 
     where: str
-    spool: Path
+
+    @property
+    def spool(self) -> Path:
+        """A directory of this machine for a copy of what cannot be read in place, kept for resumes."""
+        ...
 
     @contextmanager
     def held(self) -> Iterator[None]:
