@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
+from tidemill.cli.aws_batch import submit
 from tidemill.cli.console import emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import run_shown
@@ -83,6 +84,9 @@ def run(
 
     given = [*(changes or ()), *([] if run_id is None else [f"run_id={run_id}"])]
     run_shown(read_job(file, given), file, json)
+
+
+job.command()(submit)
 
 
 def _show(plan: JobPlan) -> None:

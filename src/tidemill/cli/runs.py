@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 
+from tidemill.cli.aws_batch import cancelled, logs, status
 from tidemill.cli.console import emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 
@@ -41,7 +41,7 @@ def list_(
     found = [seen_now(r) for r in RunIndex().all()]
     found = [r for r in found if job in (None, r.job) and state in (None, r.state)]
     if json:
-        emit_json([_plain(r) for r in found])
+        emit_json([r.plain() for r in found])
         return
     rows = [
         (
@@ -67,9 +67,13 @@ def show(run_id: Id, json: Json = False) -> None:
 
     record = seen_now(RunIndex().get(run_id))
     if json:
-        emit_json(_plain(record))
+        emit_json(record.plain())
     else:
         _print(record)
+
+
+run.command()(status)
+run.command()(logs)
 
 
 @run.command()
@@ -100,7 +104,8 @@ def cancel(
     from tidemill.batch.jobs.decide import cancel_run
     from tidemill.batch.jobs.index import RunIndex
 
-    _decided(cancel_run(run_id, RunIndex(), wait), json)
+    if not cancelled(run_id, json):
+        _decided(cancel_run(run_id, RunIndex(), wait), json)
 
 
 @run.command()
@@ -120,14 +125,9 @@ def add(
 
 def _decided(record: RunRecord, json: bool) -> None:
     if json:
-        emit_json(_plain(record))
+        emit_json(record.plain())
     else:
         output().print(f"run {escape(record.run_id)}: {record.state}, {escape(record.output)}", soft_wrap=True)
-
-
-def _plain(record: RunRecord) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(record, str_keys=True)
-    return found
 
 
 def _print(record: RunRecord) -> None:

@@ -7,9 +7,13 @@ environment. Whether an attempt is repeated is decided by the definition's own r
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.moto_server import Aws
@@ -17,6 +21,14 @@ from tests.moto_server import Aws
 __all__ = ["LOST_HOST", "Container", "Host", "again"]
 
 LOST_HOST = "Host EC2 (instance i-0123456789abcdef0) terminated."
+PROGRAM = "tidemill.batch.engines.aws_batch"
+# As `python -m`, but with shards of a thousand rows, so that a small table has many.
+SMALL_SHARDS = f"""
+import runpy, sys
+from tidemill.batch import plan
+plan.SHARD_ROWS = 1000
+runpy.run_module({PROGRAM!r}, run_name="__main__", alter_sys=True)
+"""
 EXITED = "Essential container in task exited"
 
 
@@ -24,14 +36,26 @@ EXITED = "Essential container in task exited"
 class Container:
     """One attempt of one job as a process."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     strategy: dict[str, Any]
     attempt: int
+    log: Path
 
-    def ended(self) -> tuple[int, str]:
-        """Wait for its end: exit code, and what it wrote."""
-        text, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, text
+    def said(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text()
+
+    def until(self, what: Callable[[], bool]) -> None:
+        """Wait for something to come about while it lives."""
+        end = time.monotonic() + 60
+        while not what():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        """Wait for its end: the exit code."""
+        return self.process.wait(60)
 
     def repeated(self, exit_code: int | None, status_reason: str = EXITED) -> bool:
         """Whether Batch starts the job again after this end."""
@@ -41,9 +65,8 @@ class Container:
 class Host:
     """Starts containers of the jobs that a server was given."""
 
-    def __init__(self, aws: Aws, environment: dict[str, str] | None = None) -> None:
-        self._aws, self._batch = aws, aws.client("batch")
-        self._environment = environment or {}
+    def __init__(self, aws: Aws, logs: Path) -> None:
+        self._aws, self._batch, self._logs = aws, aws.client("batch"), logs
 
     def definition(self, arn: str) -> dict[str, Any]:
         """A registered definition, read back."""
@@ -55,13 +78,14 @@ class Host:
         [found] = self._batch.describe_jobs(jobs=[job])["jobs"]
         return dict(found)
 
-    def start(self, job: str, parameters: dict[str, str], index: int | None = None, attempt: int = 1) -> Container:
+    def start(self, job: str, index: int | None = None, attempt: int = 1, **environment: str) -> Container:
         """Start an attempt of a job, or of one child of an array."""
         found = self.job(job)
         definition = self.definition(found["jobDefinition"])
         container = definition["containerProperties"]
+        parameters = definition.get("parameters", {}) | found["parameters"]
         command = [parameters[w.removeprefix("Ref::")] if w.startswith("Ref::") else w for w in container["command"]]
-        assert command[0] == "python"
+        assert command[:3] == ["python", "-m", PROGRAM]
         given = {e["name"]: e["value"] for e in container["environment"]}
         batch = {
             "AWS_BATCH_JOB_ID": job if index is None else f"{job}:{index}",
@@ -72,14 +96,15 @@ class Host:
         if index is not None:
             batch["AWS_BATCH_JOB_ARRAY_INDEX"] = str(index)
             batch["AWS_BATCH_JOB_ARRAY_SIZE"] = str(found["arrayProperties"]["size"])
-        process = subprocess.Popen(
-            [sys.executable, *command[1:]],
-            env=os.environ | self._aws.environment | given | batch | self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        return Container(process, definition["retryStrategy"], attempt)
+        log = self._logs / f"{secrets.token_hex(4)}.log"
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SMALL_SHARDS, *command[3:]],
+                env=os.environ | self._aws.environment | given | batch | environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return Container(process, definition["retryStrategy"], attempt, log)
 
 
 def again(strategy: dict[str, Any], attempt: int, exit_code: int | None, status_reason: str, reason: str = "") -> bool:

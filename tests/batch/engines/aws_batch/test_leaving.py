@@ -22,6 +22,28 @@ def shard(*rows: int | None) -> Shard:
     return Shard(index=0, pieces=pieces)
 
 
+def test_a_pace_is_not_what_opening_took() -> None:
+    clock = Clock()
+    leaving = Leaving(clock)
+    note = leaving.noting(shard(1000))
+    leaving.tell()
+    clock.now = 3
+    note(100, {})
+    for _ in range(9):
+        clock.now += 1
+        note(100, {})
+
+
+def test_a_first_chunk_that_takes_most_of_the_time_is_enough_to_tell() -> None:
+    clock = Clock()
+    leaving = Leaving(clock)
+    note = leaving.noting(shard(1000))
+    leaving.tell()
+    clock.now = 5
+    with pytest.raises(GivenUp):
+        note(100, {})
+
+
 def test_nothing_is_given_up_while_nobody_asks() -> None:
     clock = Clock()
     note = Leaving(clock).noting(shard(100, 100))
@@ -60,7 +82,9 @@ def test_a_shard_that_slows_down_on_its_last_rows_is_given_up_when_the_time_is_o
     leaving = Leaving(clock)
     note = leaving.noting(shard(1000))
     clock.now = 10
-    note(950, {})
+    note(100, {})
+    clock.now = 20
+    note(850, {})
     leaving.tell()
     clock.now += GRACE_SECONDS / 2
     note(10, {})

@@ -21,7 +21,8 @@ from tidemill.batch.engines.aws_batch.records import (
 from tidemill.batch.engines.base import Work
 from tidemill.batch.engines.local import run as run_here
 from tidemill.batch.ledger import Sealed
-from tidemill.batch.plan import Plan
+from tidemill.batch.plan import Plan, Shard
+from tidemill.batch.shard import Note
 from tidemill.batch.stage import open_stage
 from tidemill.batch.watch import Watch
 
@@ -47,12 +48,15 @@ class Seat:
 def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
     """Score what this child has of the shards of a submission; whether all of it is sealed now, by whomever.
 
-    Shards that are sealed already are left alone. Raises RunError or one of its kinds, IntegrityError for a package
-    that is not the one that was sent.
+    Shards that are sealed already are left alone, and so is a run that came to its end. Raises RunError or one of its
+    kinds, IntegrityError for a package that is not the one that was sent.
     """
     root, stage = open_stage(where), open_stage(stage_of(where))
     order = read_record(root, ORDER, Order)
     submission = read_record(root, submission_name(number), Submission)
+    if stage.get("plan.json") is None:
+        log.info("run %s has no stage: it was committed or discarded; nothing to do", order.run_id)
+        return True
     plan = read_record(stage, "plan.json", Plan)
     indices = submission.shards[seat.index :: submission.size]
     share = msgspec.structs.replace(plan, shards=tuple(plan.shards[i] for i in indices))
@@ -62,11 +66,15 @@ def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
     if leaving.told or not pending:
         return not pending
     live = fetch_package(order.package, root)
+
+    def noting(shard: Shard) -> Note:
+        note = leaving.noting(shard)
+        log.info("shard %d is begun", shard.index)
+        return note
+
     # The budget is judged over the whole run, by the job that commits.
     watch = Watch(plan.run_id, share.total_rows, len(pending), None, None)
-    work = Work(
-        live, plan, stage, live.package.directory, order.job.options, watch, attempt=seat.name(), noting=leaving.noting
-    )
+    work = Work(live, plan, stage, live.package.directory, order.job.options, watch, attempt=seat.name(), noting=noting)
 
     left = {s.index for s in pending}
 

@@ -41,13 +41,17 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run on AWS Batch stands. `children` counts those of the scoring job by Batch's states, `commit` is the
-    state of the job that commits; Batch forgets both some days after their end: then there are none. `seconds_left`
-    is an estimate from the shards sealed since the submission, None before the first.
+    """How a run on AWS Batch stands; `held` and `over_budget` are what the job that commits said.
+
+    `children` counts those of the scoring job by Batch's states, `commit` is the state of the job that commits; Batch
+    forgets both some days after their end: then there are none. `seconds_left` is an estimate from the shards sealed
+    since the submission, None before the first.
     """
 
     run_id: str
-    state: Literal["submitted", "running", "committing", "done", "failed", "cancelled", "forgotten"]
+    state: Literal[
+        "submitted", "running", "committing", "done", "failed", "cancelled", "held", "over_budget", "forgotten"
+    ]
     root: str
     submission: int
     submitted_at: str
@@ -102,7 +106,7 @@ def batch_status(aws: Aws, submission: Submission, moment: Moment) -> BatchStatu
 def living(aws: Aws, submission: Submission) -> bool:
     """Whether a job of the submission has not come to its end. Raises RunError where AWS does not answer."""
     found = _described(aws, [i for i in (submission.score_job, submission.commit_job) if i is not None])
-    return any(job["status"] not in OVER for job in found.values())
+    return any(_status(job) not in OVER for job in found.values())
 
 
 def cancel_jobs(aws: Aws, submission: Submission) -> None:
@@ -198,7 +202,7 @@ def _failed_children(aws: Aws, submission: Submission) -> list[Job]:
 
 def _failures(aws: Aws, submission: Submission, score: Job | None, commit: Job | None) -> Iterator[FailedJob]:
     children = _failed_children(aws, submission)
-    if score is not None and score["status"] == "FAILED" and not children:
+    if score is not None and _status(score) == "FAILED" and not children:
         children = [score]
     for job in children:
         yield _failure(_index(job), job)
@@ -225,6 +229,14 @@ def _by_state(score: Job | None) -> dict[str, int]:
     return counts or {score["status"]: 1}
 
 
+def _status(job: Job) -> str:
+    """The state of a job; of an array whose children have all ended, what they come to, which Batch tells later."""
+    states = _by_state(job).keys()
+    if states <= set(OVER):
+        return "FAILED" if "FAILED" in states else "SUCCEEDED"
+    return str(job["status"])
+
+
 def _state(
     submission: Submission, score: Job | None, commit: Job | None
 ) -> Literal["submitted", "running", "committing", "done", "failed", "cancelled", "forgotten"]:
@@ -233,7 +245,7 @@ def _state(
         return "forgotten"
     if commit is not None and commit["status"] == "SUCCEEDED":
         return "done"
-    if any(job["status"] == "FAILED" for job in known):
+    if any(_status(job) == "FAILED" for job in known):
         cancelled = any(job.get("statusReason") == CANCELLED for job in known)
         return "cancelled" if cancelled else "failed"
     if commit is not None and commit["status"] in ("STARTING", "RUNNING"):

@@ -48,16 +48,35 @@ class Leaving:
         if self.told:
             raise GivenUp
         rows = [p.rows for p in shard.pieces]
-        total = sum(r for r in rows if r is not None) if None not in rows else None
-        began, read = self._clock(), 0
+        pace = _Pace(sum(r for r in rows if r is not None) if None not in rows else None, self._clock())
 
         def note(count: int, errors: Mapping[str, int]) -> None:
-            nonlocal read
-            read += count
-            if self._deadline is None or read == total:
-                return
             now = self._clock()
-            if total is None or (total - read) * (now - began) > read * (self._deadline - now):
+            pace.add(count, now)
+            if self._deadline is not None and not pace.done_by(self._deadline, now):
                 raise GivenUp
 
         return note
+
+
+class _Pace:
+    """How fast a shard of `total` rows goes, from its first chunk on: what comes before that is opening files."""
+
+    def __init__(self, total: int | None, began: float) -> None:
+        self._total, self._began = total, began
+        self._read = self._first = 0
+        self._first_at = began
+
+    def add(self, rows: int, now: float) -> None:
+        if self._read == 0:
+            self._first, self._first_at = rows, now
+        self._read += rows
+
+    def done_by(self, deadline: float, now: float) -> bool:
+        """Whether the rest is worth waiting for. After one chunk alone, that is so if there is time for some more."""
+        if self._total is None:
+            return False
+        left, fresh = self._total - self._read, self._read - self._first
+        if fresh == 0 and left > 0:
+            return 4 * (now - self._began) < deadline - now
+        return left * (now - self._first_at) <= fresh * (deadline - now)

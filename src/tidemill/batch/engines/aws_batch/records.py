@@ -13,7 +13,17 @@ from tidemill.batch.stage import Stage
 from tidemill.config import Config
 from tidemill.errors import NotFound, RunError
 
-__all__ = ["ORDER", "RECORD", "Order", "Submission", "last_submission", "read_record", "stage_of", "submission_name"]
+__all__ = [
+    "ORDER",
+    "RECORD",
+    "Order",
+    "Submission",
+    "last_submission",
+    "read_record",
+    "root_of",
+    "stage_of",
+    "submission_name",
+]
 
 T = TypeVar("T")
 ORDER = "order.json"
@@ -61,6 +71,14 @@ def submission_name(number: int) -> str:
 def stage_of(root: str) -> str:
     """Where the run with this root keeps what is sealed."""
     return f"{root}/stage"
+
+
+def root_of(stage: str) -> str:
+    """The root of the run whose stage this is. Raises NotFound where that was made by another engine."""
+    root = stage.removesuffix("/stage")
+    if root == stage:
+        raise NotFound(f"{stage}: is no stage of a run on AWS Batch; `tidemill run show` tells of others")
+    return root
 
 
 def last_submission(root: Stage) -> Submission | None:

@@ -24,16 +24,16 @@ from tidemill.batch.engines.aws_batch.records import (
 from tidemill.batch.engines.aws_batch.requests import array_size, commit_job, definition, score_job
 from tidemill.batch.engines.base import Work
 from tidemill.batch.job import Job
-from tidemill.batch.jobs.conduct import check_gate, check_guarantee
+from tidemill.batch.jobs.conduct import check_gate, check_guarantee, identified
 from tidemill.batch.jobs.index import RunIndex, RunRecord, now
 from tidemill.batch.options import RunReport
 from tidemill.batch.places import Place, parse_place
-from tidemill.batch.score import begin, new_run_id
+from tidemill.batch.score import begin
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.batch.stores.connect import SCHEMES as STORES
 from tidemill.errors import ConfigError, RunError
 
-__all__ = ["Submitted", "root_of", "submit"]
+__all__ = ["Submitted", "submit"]
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +43,6 @@ class Submitted(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     shards: int
     submission: Submission
-
-
-def root_of(options: AwsBatchOptions, run_id: str) -> str:
-    """Where a run keeps everything that is not in its output."""
-    return f"{options.stage.rstrip('/')}/{run_id}"
 
 
 def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None) -> Submitted | RunReport:
@@ -62,8 +57,9 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
         raise ConfigError(
             'engine: expected name = "aws_batch" and a table engine.aws_batch with queue, image and stage'
         )
-    run_id = job.options.run_id or (f"{job.name}-{new_run_id()}" if job.name else new_run_id())
-    where = root_of(table, run_id)
+    job = identified(job)
+    run_id = str(job.options.run_id)
+    where = f"{table.stage.rstrip('/')}/{run_id}"
     _check_places(job, where)
     aws = Aws()
     root = open_stage(where)
@@ -87,7 +83,7 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
         last = index.last_done(job.name, but=run_id)
         number = before.number + 1 if before is not None else 1
         submitted = _submit(aws, job, table, root, run.work, number, last)
-        index.write(_record(job, run.work, root, file))
+        index.write(_record(job, run.work, file))
         return submitted
 
 
@@ -136,8 +132,8 @@ def _submit(
     return Submitted(run_id=plan.run_id, root=root.where, shards=len(plan.shards), submission=submission)
 
 
-def _record(job: Job, work: Work, root: Stage, file: Path | None) -> RunRecord:
-    """The run as this machine's index knows it. `stage` is its root, by which it is found again."""
+def _record(job: Job, work: Work, file: Path | None) -> RunRecord:
+    """The run as this machine's index knows it."""
     plan, moment = work.plan, now()
     return RunRecord(
         format=1,
@@ -147,7 +143,8 @@ def _record(job: Job, work: Work, root: Stage, file: Path | None) -> RunRecord:
         package=job.package,
         source=plan.job.source,
         output=plan.job.sink.uri,
-        stage=root.where,
+        sink=plan.job.sink,
+        stage=work.stage.where,
         job_file=None if file is None else str(file.resolve()),
         engine="aws_batch",
         created_at=plan.created_at,

@@ -1,0 +1,113 @@
+"""A submitted run from the user's side: how it stands, its end before its time, its logs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from tidemill.batch.engines.aws_batch.client import Aws
+from tidemill.batch.engines.aws_batch.jobs import (
+    BatchStatus,
+    LogLine,
+    Moment,
+    batch_status,
+    cancel_jobs,
+    living,
+    read_logs,
+)
+from tidemill.batch.engines.aws_batch.records import (
+    ORDER,
+    RECORD,
+    Order,
+    Submission,
+    last_submission,
+    read_record,
+    root_of,
+    stage_of,
+)
+from tidemill.batch.jobs.index import RunIndex, RunRecord, now
+from tidemill.batch.plan import Plan
+from tidemill.batch.stage import Stage, open_stage
+from tidemill.errors import NotFound, RunError
+
+__all__ = ["SubmittedRun", "cancel_run", "find_run", "run_logs", "run_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedRun:
+    """A run that was given to AWS Batch, by what its root holds."""
+
+    root: Stage
+    order: Order
+    submission: Submission
+
+
+def find_run(run: str, index: RunIndex) -> SubmittedRun:
+    """The run with this id in the index, or with this root (s3://bucket/prefix/ID). Raises NotFound, RunError."""
+    where = run.rstrip("/") if "://" in run else root_of(index.get(run).stage)
+    root = open_stage(where)
+    order = read_record(root, ORDER, Order)
+    submission = last_submission(root)
+    if submission is None:
+        raise NotFound(f"{where}: the run was planned, but not submitted; `tidemill job submit` does that")
+    return SubmittedRun(root, order, submission)
+
+
+def run_status(run: SubmittedRun, index: RunIndex) -> BatchStatus:
+    """How it stands now; the index learns of its end. Raises RunError where AWS does not answer."""
+    aws = Aws(run.submission.region)
+    stage = open_stage(stage_of(run.root.where))
+    data = stage.get("plan.json")
+    sealed = 0 if data is None else len(stage.sealed(read_record(stage, "plan.json", Plan)))
+    moment = Moment(run_id=run.order.run_id, root=run.root.where, shards=run.order.shards, sealed=sealed)
+    found = batch_status(aws, run.submission, moment)
+    told = _told(run)
+    if found.state in ("done", "failed", "forgotten") and told is not None:
+        found = msgspec.structs.replace(found, state=told.state)
+        _learn(index, told)
+    elif found.state in ("failed", "cancelled"):
+        reasons = "; ".join(f.reason for f in found.failures) or found.state
+        _end(run, index, "cancelled" if found.state == "cancelled" else "failed", reasons)
+    return found
+
+
+def cancel_run(run: SubmittedRun, index: RunIndex) -> None:
+    """End the run's jobs; what is sealed stays, and a new submission goes on. Raises RunError where nothing is under
+    way, or AWS does not answer.
+    """
+    aws = Aws(run.submission.region)
+    if not living(aws, run.submission):
+        raise RunError(f"run {run.order.run_id}: AWS Batch has ended it already; `tidemill run status` tells how")
+    cancel_jobs(aws, run.submission)
+    _end(run, index, "cancelled", "cancelled; the same job with the same run id, submitted again, goes on")
+
+
+def run_logs(run: SubmittedRun, child: int | None) -> Iterator[LogLine]:
+    """The log of one child, or without one those of the job that commits and of the children that failed."""
+    return read_logs(Aws(run.submission.region), run.submission, child)
+
+
+def _told(run: SubmittedRun) -> RunRecord | None:
+    """What the job that commits said of the run's end, if it was this submission's."""
+    if run.root.get(RECORD) is None:
+        return None
+    record = read_record(run.root, RECORD, RunRecord)
+    return record if record.updated_at >= run.submission.submitted_at else None
+
+
+def _learn(index: RunIndex, told: RunRecord) -> None:
+    """Take the record over, with what only this machine knows of the run."""
+    known = index.find(told.run_id)
+    if known is not None and known.state == told.state:
+        return
+    job_file = None if known is None else known.job_file
+    index.write(msgspec.structs.replace(told, driver=None, job_file=job_file))
+
+
+def _end(run: SubmittedRun, index: RunIndex, state: Literal["cancelled", "failed"], why: str) -> None:
+    known = index.find(run.order.run_id)
+    if known is not None and known.under_way:
+        index.write(msgspec.structs.replace(known, state=state, error=why, updated_at=now(), finished_at=now()))
