@@ -26,7 +26,7 @@ class Bucket:
     def uri(self) -> str:
         return f"s3://{self.name}"
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
         return [o["Key"] for o in found.get("Contents", [])]
 

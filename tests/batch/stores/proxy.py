@@ -24,7 +24,8 @@ _CONDITIONS = {"if-match", "if-none-match"}
 
 @dataclass
 class Hurt:
-    """What becomes of requests whose `METHOD path?query` the pattern is found in: of `times` of them, after `skip`.
+    """What becomes of requests whose `METHOD path?query` the pattern is found in: of `times` of them, after `skip`, and
+    only of each `every`th.
 
     drop: the work is done, the connection ends without a reply; vanish: it ends before the work. status: no work, this
     status; late status: work, then this status. cut: half of the reply's body. unconditional: the work without its
@@ -35,6 +36,7 @@ class Hurt:
     pattern: str
     times: int = 1
     skip: int = 0
+    every: int = 1
     status: int = 500
     call: Callable[[], object] = field(default=lambda: None)
     met: int = 0
@@ -43,7 +45,8 @@ class Hurt:
         if re.search(self.pattern, line) is None:
             return False
         self.met += 1
-        return self.skip < self.met <= self.skip + self.times
+        after = self.met - self.skip
+        return after > 0 and after % self.every == 0 and after <= self.times * self.every
 
 
 class Proxy:
@@ -67,10 +70,11 @@ class Proxy:
         *,
         times: int = 1,
         skip: int = 0,
+        every: int = 1,
         status: int = 500,
         call: Callable[[], object] = lambda: None,
     ) -> Hurt:
-        found = Hurt(kind, pattern, times, skip, status, call)
+        found = Hurt(kind, pattern, times, skip, every, status, call)
         self.hurts.append(found)
         return found
 

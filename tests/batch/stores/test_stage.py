@@ -38,9 +38,9 @@ def test_a_stage_is_opened_where_it_lies(bucket: Bucket, tmp_path: Path) -> None
     other = open_stage(stage.where)
     assert other.get("plan.json") == b"{}"
     assert other.fetch("parts", "part-00000-a.parquet").read_bytes() == b"abc"
-    assert bucket.keys() == ["runs/r1/parts/part-00000-a.parquet", "runs/r1/plan.json"]
+    assert bucket.names() == ["runs/r1/parts/part-00000-a.parquet", "runs/r1/plan.json"]
     other.remove()
-    assert bucket.keys() == []
+    assert bucket.names() == []
 
 
 def test_of_many_attempts_one_marker_counts(bucket: Bucket, hurting: Proxy) -> None:
@@ -80,7 +80,7 @@ def test_bytes_that_are_not_those_that_were_kept(bucket: Bucket, tmp_path: Path)
     bucket.client.delete_object(Bucket=bucket.name, Key="r1/parts/b.parquet")
     with pytest.raises(RunError, match=r"parts/b\.parquet: is gone"):
         stage.fetch("parts", "b.parquet")
-    assert bucket.keys("r1/shards") == []
+    assert bucket.names("r1/shards") == []
 
 
 def damage_none(bucket: Bucket, key: str) -> None:
@@ -131,7 +131,7 @@ def test_a_run_over_a_stage_that_was_damaged(
     with pytest.raises(SinkError, match=r"shards/00003\.json cannot be written: the credentials .* do not allow it"):
         score(package, f"{bucket.uri}/in", f"{bucket.uri}/{sink}", options)
     assert denied.met == 1
-    kept = bucket.keys(f"stage/r1/{where}/")
+    kept = bucket.names(f"stage/r1/{where}/")
     assert len(kept) >= 3
     damage(bucket, kept[1])
     try:
@@ -143,8 +143,8 @@ def test_a_run_over_a_stage_that_was_damaged(
         report = score(package, f"{bucket.uri}/in", f"{bucket.uri}/{sink}", options)
     assert (report.state, report.read, report.written) == ("done", 5000, 5000)
     assert report.resumed_shards >= 2
-    assert bucket.keys("stage") == []
-    keys = [k for k in bucket.keys("out") if "_tidemill" not in k and not k.endswith("json")]
+    assert bucket.names("stage") == []
+    keys = [k for k in bucket.names("out") if "_tidemill" not in k and not k.endswith("json")]
     found = pl.concat([pl.read_parquet(bucket.read(k)) for k in sorted(keys)])
     assert found["id"].to_list() == list(range(5000))
     assert found["score"].to_list() == answers(rows)["score"]

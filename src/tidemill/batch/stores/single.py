@@ -102,6 +102,7 @@ class _Object:
             record = msgspec.structs.replace(record, dead_letters=f"{objects.uri}/{beside[-1]}")
         data = msgspec.json.encode(record)
         objects.put(beside[0], data)
+        old = _decoded(objects.get(f"{name}.manifest.json")) if self._was is not None else None
         said = {_RUN: self._plan.run_id, _EXECUTION: self._execution}
         if not put_once(objects, name, self._joined.path, said, self._was):
             with suppress(RunError):
@@ -109,6 +110,9 @@ class _Object:
             return self._overtaken()
         with suppress(RunError):  # else the next look at the target does it
             _place_manifest(objects, name, self._execution, data)
+            if old is not None and old.dead_letters is not None:
+                above, _, letters = old.dead_letters.rpartition("/")
+                objects.delete([letters] if above == objects.uri and letters.startswith(f"{name}.") else [])
         return record
 
     def abandon(self) -> None:

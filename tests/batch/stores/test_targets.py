@@ -1,0 +1,272 @@
+"""A store as the output: the same rows in every form, one of two runs wins, and readers see the old or the new."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tests.batch.stores.conftest import Bucket
+from tests.batch.stores.proxy import Proxy
+from tests.batch.support import OUTPUTS, answers, table, write
+from tidemill.batch import RunReport, ScoreOptions, score
+from tidemill.batch.manifest import RunManifest
+from tidemill.batch.stores.target import abandoned_parts, remove_parts
+from tidemill.errors import ConfigError, RunError, SinkError
+
+SINKS = ["out", "out/", "deep/down/out", "out.parquet", "out.csv", "out.jsonl", "a b/ü.parquet"]
+ROWS = 3000
+
+
+def rows(*, start: int = 0) -> pa.Table:
+    """A bad row in each 1024."""
+    found = table(ROWS, start=start)
+    bad = pc.equal(pc.bit_wise_and(found["id"], 1023), 7)
+    return found.set_column(1, "a", pc.if_else(bad, -1.0, found["a"]))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(rows(), tmp_path / "in.parquet", group=500)
+
+
+def read(bucket: Bucket, sink: str) -> pl.DataFrame:
+    """By the manifest, with a tool that shares no code with what wrote it."""
+    if sink.endswith(("csv", "jsonl")):
+        data = io.BytesIO(bucket.read(sink))
+        return pl.read_csv(data) if sink.endswith("csv") else pl.read_ndjson(data)
+    if sink.endswith("parquet"):
+        return pl.read_parquet(bucket.read(sink))
+    prefix = sink.rstrip("/")
+    parts = json.loads(bucket.read(f"{prefix}/_tidemill/manifest.json"))["parts"]
+    return pl.concat([pl.read_parquet(bucket.read(f"{prefix}/{p['name']}")) for p in parts])
+
+
+def letters(bucket: Bucket, report: RunReport) -> pl.DataFrame:
+    assert report.dead_letters is not None
+    prefix = report.dead_letters.removeprefix(f"{bucket.uri}/")
+    return pl.concat([pl.read_parquet(bucket.read(k)) for k in bucket.names(prefix)])
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_every_form_holds_the_same_rows(
+    package: Path, bucket: Bucket, source: Path, small_shards: None, sink: str
+) -> None:
+    options = ScoreOptions(run_id="r1", pass_through=("id", "label"), chunk_rows=300)
+    report = score(package, source, f"{bucket.uri}/{sink}", options)
+    assert (report.state, report.read, report.written, report.dead) == ("done", ROWS, ROWS - 3, 3)
+    found = read(bucket, sink)
+    good = rows().filter(pc.greater_equal(rows()["a"], 0))
+    assert found["id"].to_list() == good["id"].to_pylist()
+    assert found["label"].to_list() == good["label"].to_pylist()
+    expected = answers(good)
+    assert found["score"].to_list() == expected["score"]
+    if not sink.endswith("csv"):
+        assert found.columns == ["id", "label", *OUTPUTS]
+        assert found["pair"].to_list() == expected["pair"]
+    dead = letters(bucket, report)
+    assert (dead["_row"].to_list(), dead["_code"].to_list()) == ([7, 1031, 2055], ["below_minimum"] * 3)
+    manifest = json.loads(bucket.read(report.manifest.removeprefix(f"{bucket.uri}/")))
+    assert (manifest["run_id"], manifest["read"], manifest["dead_letters"]) == ("r1", ROWS, report.dead_letters)
+    for part in manifest["parts"]:
+        key = sink if part["name"] == Path(sink).name else f"{sink.rstrip('/')}/{part['name']}"
+        assert bucket.client.head_object(Bucket=bucket.name, Key=key)["ContentLength"] == part["bytes"]
+    # Nothing else is left: neither here nor there.
+    dead_names = bucket.names(report.dead_letters.removeprefix(f"{bucket.uri}/"))
+    assert len(bucket.names()) == 1 + len(manifest["parts"]) + len(dead_names)
+    assert not list(Path("tidemill-runs").glob("*/*"))
+    again = score(package, source, f"{bucket.uri}/{sink}", options)
+    assert (again.state, again.read, again.dead_letters) == ("already_done", ROWS, report.dead_letters)
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet", "out.csv"])
+def test_create_and_overwrite(package: Path, bucket: Bucket, source: Path, tmp_path: Path, sink: str) -> None:
+    uri = f"{bucket.uri}/{sink}"
+    assert score(package, source, uri, ScoreOptions(run_id="r1", pass_through=("id",))).dead == 3
+    with pytest.raises(RunError, match=r"exists|holds the output of another run"):
+        score(package, source, uri, ScoreOptions(run_id="r2", pass_through=("id",)))
+    other = write(table(50, start=10_000), tmp_path / "other.parquet")
+    replace = ScoreOptions(run_id="r2", pass_through=("id",), mode="overwrite")
+    assert score(package, other, uri, replace).state == "done"
+    assert read(bucket, sink)["id"].to_list() == list(range(10_000, 10_050))
+    assert [k for k in bucket.names() if "r1-" in k] == []
+    assert score(package, other, uri, replace).state == "already_done"
+    with pytest.raises(RunError, match=r"exists|holds the output of another run"):
+        score(package, source, uri, ScoreOptions(run_id="r1", pass_through=("id",)))
+    assert read(bucket, sink)["id"].to_list() == list(range(10_000, 10_050))
+
+
+def test_the_output_of_a_run_is_an_input_as_its_manifest_says(
+    package: Path, bucket: Bucket, source: Path, tmp_path: Path, small_shards: None
+) -> None:
+    score(
+        package,
+        source,
+        f"{bucket.uri}/out",
+        ScoreOptions(run_id="r1", pass_through=("id", "a", "b", "c"), select=("score",)),
+    )
+    bucket.send("out/part-00009-r0-0123abcd.parquet", write(table(5), tmp_path / "left.parquet"))
+    report = score(package, f"{bucket.uri}/out", tmp_path / "again", ScoreOptions(pass_through=("id",)))
+    assert report.read == ROWS - 3
+    plan = json.loads(Path(report.manifest).read_bytes())["plan"]
+    assert plan["origin"] == {"kind": "files", "uri": f"{bucket.uri}/out", "read": {"run": "r1"}}
+    bucket.write("out/_tidemill/manifest.json", b"{")
+    with pytest.raises(RunError, match=r"manifest\.json: cannot be understood"):
+        score(package, f"{bucket.uri}/out", tmp_path / "more")
+
+
+def test_what_is_not_ours_is_left_alone(package: Path, bucket: Bucket, source: Path) -> None:
+    bucket.write("out/notes.txt", b"mine")
+    for mode in ("create", "overwrite"):
+        with pytest.raises(RunError, match=r"out: is not an output of Tidemill \(it holds notes\.txt"):
+            score(package, source, f"{bucket.uri}/out", ScoreOptions(mode=mode))  # type: ignore[arg-type]
+    bucket.write("other/_tidemill/manifest.json", b"not ours")
+    with pytest.raises(RunError, match="cannot be understood; it is left alone"):
+        score(package, source, f"{bucket.uri}/other", ScoreOptions(mode="overwrite"))
+    assert bucket.names() == ["other/_tidemill/manifest.json", "out/notes.txt"]
+    # Beside an output of ours, it stays.
+    bucket.client.delete_object(Bucket=bucket.name, Key="out/notes.txt")
+    score(package, source, f"{bucket.uri}/out", ScoreOptions(run_id="r1"))
+    bucket.write("out/notes.txt", b"mine")
+    score(package, source, f"{bucket.uri}/out", ScoreOptions(run_id="r2", mode="overwrite"))
+    assert "out/notes.txt" in bucket.names()
+
+
+def test_what_cannot_be_is_refused_before_anything_is_read(package: Path, bucket: Bucket, hurting: Proxy) -> None:
+    for sink, told in {
+        "out?colour=red": "knows no option 'colour'",
+        "out.csv.gz": "compressed output is not written",
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            score(package, "nothing.parquet", f"{bucket.uri}/{sink}")
+    with pytest.raises(ConfigError, match="objects are created or overwritten as a whole, got mode append"):
+        score(package, "nothing.parquet", f"{bucket.uri}/out", ScoreOptions(mode="append"))
+    with pytest.raises(SinkError, match="there is no such bucket"):
+        score(package, "nothing.parquet", "s3://no-such-bucket-here/out")
+    hurting.hurt("unconditional", "^PUT", times=100)
+    for sink in ("out", "out.parquet"):
+        with pytest.raises(SinkError, match="this store ignores conditions"):
+            score(package, "nothing.parquet", f"{bucket.uri}/{sink}")
+    assert bucket.names() == []
+
+
+def overtaking(
+    package: Path, bucket: Bucket, hurting: Proxy, commit: str, first: tuple[Any, ...], second: tuple[Any, ...]
+) -> tuple[RunReport | RunError, RunReport]:
+    """What comes of a run that is stopped just before its commit, while another goes all the way, and then goes on."""
+    stopped, go = threading.Event(), threading.Event()
+    ends: list[RunReport | RunError] = []
+
+    def stop() -> None:
+        stopped.set()
+        assert go.wait(30)
+
+    def drive() -> None:
+        try:
+            ends.append(score(package, *first))
+        except RunError as error:
+            ends.append(error)
+
+    hurting.hurt("call before", commit, call=stop)
+    driver = threading.Thread(target=drive)
+    driver.start()
+    try:
+        assert stopped.wait(30)
+        report = score(package, *second)
+    finally:
+        go.set()
+        driver.join()
+    return ends[0], report
+
+
+COMMITS = {"out": r"^PUT .*_tidemill/manifest\.json", "out.csv": r"^PUT .*/out\.csv(\?|$)"}
+
+
+@pytest.mark.parametrize("sink", COMMITS)
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_a_driver_that_was_overtaken_by_another_of_its_run_changes_nothing(
+    package: Path, bucket: Bucket, hurting: Proxy, source: Path, small_shards: None, sink: str, mode: Any
+) -> None:
+    uri = f"{bucket.uri}/{sink}"
+    if mode == "overwrite":
+        score(
+            package,
+            write(table(10), source.parent / "old.parquet"),
+            uri,
+            ScoreOptions(run_id="r0", pass_through=("id",)),
+        )
+    # Each on a machine of its own: no lock of a directory is between them.
+    one, two = (
+        ScoreOptions(run_id="r1", pass_through=("id",), mode=mode, stage=str(source.parent / name)) for name in "ab"
+    )
+    late, report = overtaking(package, bucket, hurting, COMMITS[sink], (source, uri, one), (source, uri, two))
+    assert isinstance(late, RunReport)
+    assert (late.state, late.read, late.written, late.dead_letters) == ("done", ROWS, ROWS - 3, report.dead_letters)
+    assert read(bucket, sink)["id"].to_list() == [i for i in range(ROWS) if i % 1024 != 7]
+    executions = {k.split("r1-")[1][:8] for k in bucket.names() if "r1-" in k}
+    assert len(executions) == 1
+    assert len(letters(bucket, report)) == 3
+
+
+@pytest.mark.parametrize("sink", COMMITS)
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_of_two_runs_one_is_published(
+    package: Path, bucket: Bucket, hurting: Proxy, source: Path, tmp_path: Path, sink: str, mode: Any
+) -> None:
+    uri = f"{bucket.uri}/{sink}"
+    if mode == "overwrite":
+        score(package, write(table(10), tmp_path / "old.parquet"), uri, ScoreOptions(run_id="r0", pass_through=("id",)))
+    other = write(table(50, start=10_000), tmp_path / "other.parquet")
+    one, two = (ScoreOptions(run_id=name, pass_through=("id",), mode=mode) for name in ("r1", "r2"))
+    late, report = overtaking(package, bucket, hurting, COMMITS[sink], (source, uri, one), (other, uri, two))
+    assert isinstance(late, RunError)
+    assert "nothing was changed; choose another output, or resume with --overwrite" in str(late)
+    assert read(bucket, sink)["id"].to_list() == list(range(10_000, 10_050))
+    assert [k for k in bucket.names() if "r1-" in k] == []
+    assert score(package, other, uri, two).state == "already_done"
+    # With leave to replace what is there now, the one that lost goes on from what it has sealed.
+    last = score(package, source, uri, ScoreOptions(run_id="r1", pass_through=("id",), mode="overwrite"))
+    assert (last.state, last.resumed_shards) == ("done", 1)
+    assert read(bucket, sink)["id"].to_list() == [i for i in range(ROWS) if i % 1024 != 7]
+    assert report.state == "done"
+
+
+def test_what_an_execution_left_is_found_by_age(
+    package: Path, bucket: Bucket, source: Path, small_shards: None
+) -> None:
+    uri = f"{bucket.uri}/out"
+    score(package, source, uri, ScoreOptions(run_id="r1"))
+    kept = bucket.names()
+    for key in (
+        "part-00000-r0-0123abcd.parquet",
+        "_tidemill/dead/r0-0123abcd/part-00000.parquet",
+        "_tidemill/probe-ab",
+    ):
+        bucket.write(f"out/{key}", b"x")
+    bucket.write("out/notes.txt", b"mine")
+    now = datetime.now(UTC)
+    assert abandoned_parts(uri, timedelta(hours=1), now) == []
+    found = abandoned_parts(uri, timedelta(hours=1), now + timedelta(hours=2))
+    assert len(found) == 3
+    remove_parts(uri, found)
+    assert bucket.names() == sorted([*kept, "out/notes.txt"])
+    bucket.write("out/_tidemill/manifest.json", b"{")
+    assert abandoned_parts(uri, timedelta(0), now + timedelta(hours=2)) == []
+
+
+def test_manifests_of_a_store_are_those_of_files(package: Path, bucket: Bucket, source: Path, tmp_path: Path) -> None:
+    import msgspec
+
+    score(package, source, f"{bucket.uri}/out", ScoreOptions(run_id="r1"))
+    manifest = msgspec.json.decode(bucket.read("out/_tidemill/manifest.json"), type=RunManifest)
+    sink = manifest.plan.job.sink
+    assert (sink.uri, sink.manifest) == (f"{bucket.uri}/out", f"{bucket.uri}/out/_tidemill/manifest.json")
+    assert "testing" not in bucket.read("out/_tidemill/manifest.json").decode()
