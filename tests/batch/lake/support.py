@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import duckdb
 import polars as pl
+import pytest
+
+from tidemill.batch import ScoreOptions, score
+from tidemill.batch.sources.parquet import ParquetSource
+from tidemill.errors import RunError
 
 
 def seen_by_duckdb(pattern: str) -> tuple[int, int]:
@@ -39,3 +46,23 @@ def delta_ids(table: Path) -> list[int] | None:
     with duckdb.connect() as reader:
         query = "select id from read_parquet(?, hive_partitioning = false, union_by_name = true)"
         return sorted(row[0] for row in reader.execute(query, [list(files)]).fetchall())
+
+
+class Cut(RunError):
+    """The end of a run that was to be interrupted."""
+
+
+def interrupt(package: Path, source: str, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The run `r1`, that ends after this many shards."""
+    read, seen = ParquetSource.read, Counter[str]()
+
+    def cut(self: ParquetSource, *arguments: Any) -> Any:
+        seen["shards"] += 1
+        if seen["shards"] > after:
+            raise Cut("cut")
+        return read(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ParquetSource, "read", cut)
+        with pytest.raises(Cut):
+            score(package, source, out, ScoreOptions(run_id="r1", workers=1, pass_through=("id",)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from tests.batch.lake.delta_logs import actions, commit, delete_rows, upgrade
+from tests.batch.lake.support import interrupt
 from tests.batch.support import OUTPUTS, answers, table
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.options import RunReport
-from tidemill.errors import ConfigError, RunError, SourceError, TidemillError
+from tidemill.errors import ConfigError, SourceError, TidemillError
 
 
 def plan(report: RunReport) -> dict[str, Any]:
@@ -146,28 +146,6 @@ def test_a_table_without_rows(package: Path, tmp_path: Path) -> None:
     report = score(package, f"delta:{tmp_path}/t", tmp_path / "out")
     assert (report.state, report.read) == ("done", 0)
     assert pl.read_parquet(tmp_path / "out" / "*.parquet").columns == OUTPUTS
-
-
-class Cut(RunError):
-    pass
-
-
-def interrupt(package: Path, source: str, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """A run that ends after this many shards."""
-    from tidemill.batch.sources.parquet import ParquetSource
-
-    read, seen = ParquetSource.read, Counter[str]()
-
-    def cut(self: ParquetSource, *arguments: Any) -> Any:
-        seen["shards"] += 1
-        if seen["shards"] > after:
-            raise Cut("cut")
-        return read(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ParquetSource, "read", cut)
-        with pytest.raises(Cut):
-            score(package, source, out, ScoreOptions(run_id="r1", workers=1, pass_through=("id",)))
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tidemill.batch.blobs import blob
 from tidemill.batch.inputs import Asked, Found, Origin
+from tidemill.batch.lake.footers import have_columns
 from tidemill.batch.lake.tables import delta_errors, location, open_delta
 from tidemill.batch.places import InputFile, Place
 from tidemill.batch.spool import copy, finish, spooled
@@ -51,7 +49,8 @@ def find(place: Place, asked: Asked) -> Found | None:
         origin = Origin(kind="delta", uri=place.shown, read=read)
         columns = asked.wanted(schema.names)
         files, types = _files(table), _partition_types(table)
-    if files and types is not None and _plain(table) and _whole(uri, files, columns):
+    inside = not any("://" in f.name or f.name.startswith("/") for f in files)  # not so in a shallow clone
+    if files and inside and types is not None and _plain(table) and have_columns(uri, files, columns):
         return Found(uri, "parquet", files, origin, types)
     if asked.spool is None:
         return None
@@ -104,25 +103,6 @@ def _plain(table: DeltaTable) -> bool:
 
 def _any_deleted(table: DeltaTable) -> bool:
     return any(batch.num_rows for batch in pa.RecordBatchReader.from_stream(table.deletion_vectors()))
-
-
-def _whole(root: str, files: Sequence[InputFile], columns: Sequence[str]) -> bool:
-    """Whether each file has every column that is read, as those written before a column was added have not. Paths that
-    lead out of the table, as those of a shallow clone do, are for the library.
-    """
-    if any("://" in f.name or f.name.startswith("/") for f in files):
-        return False
-
-    def has_all(file: InputFile) -> bool:
-        one = blob(root, file.name)
-        try:
-            names = pq.read_schema(one.path or one.open()).names
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{file.name}: cannot be read: {str(error).splitlines()[0]}") from None
-        return all(c in names or c in file.partition for c in columns)
-
-    with ThreadPoolExecutor(8) as pool:
-        return all(pool.map(has_all, files))
 
 
 def _batches(table: DeltaTable, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -305,9 +305,8 @@ class _Merge(_Commit):
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for marker in self._sealed:
-            with pq.ParquetFile(self._stage.fetch("parts", marker.part.name), pre_buffer=False) as file:
-                for batch in file.iter_batches(32_768, use_threads=False):
-                    yield batch.cast(self._schema) if batch.schema != self._schema else batch
+            for batch in read_part(self._stage.fetch("parts", marker.part.name), 32_768):
+                yield batch.cast(self._schema) if batch.schema != self._schema else batch
 
 
 def _quoted(name: str) -> str:
