@@ -226,10 +226,9 @@ class _Conductor:
     def _end(self, state: State, error: str | None) -> None:
         self._change(state=state, error=error, finished_at=now())
         self._write()
-        report = msgspec.to_builtins(self._record)
-        for name in ("format", "outputs", "driver"):
-            report.pop(name, None)
-        results = run_hooks(self._job.hooks, {"job": "", **report})
+        left_out = ("format", "outputs", "driver", "hooks")
+        report = {name: value for name, value in self._record.plain().items() if name not in left_out}
+        results = run_hooks(self._job.hooks, report)
         for result in results:
             if not result.passed:
                 self._warn(f"hook {result.kind}: {result.told}")

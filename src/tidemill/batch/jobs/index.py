@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -47,7 +47,8 @@ class Driver(Config, frozen=True, kw_only=True):
             return False
         except PermissionError:
             pass
-        return not self.started or _started(self.pid) == self.started
+        ended, started = _stat(self.pid)
+        return not ended and (not self.started or started == self.started)
 
 
 class HookResult(Config, frozen=True, kw_only=True):
@@ -103,6 +104,12 @@ class RunRecord(Config, frozen=True, kw_only=True):
     hooks: tuple[HookResult, ...] = ()
     error: str | None = None
 
+    def plain(self) -> dict[str, Any]:
+        """All fields as plain data, also those that are as they are by default."""
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
+        plain: dict[str, Any] = msgspec.to_builtins(fields, str_keys=True)
+        return plain
+
     @property
     def under_way(self) -> bool:
         """Whether a driver should be at it."""
@@ -141,16 +148,19 @@ def now() -> str:
 
 def this_process() -> Driver:
     """The process that asks."""
-    return Driver(host=socket.gethostname(), pid=os.getpid(), started=_started(os.getpid()))
+    return Driver(host=socket.gethostname(), pid=os.getpid(), started=_stat(os.getpid())[1])
 
 
-def _started(pid: int) -> str:
-    """When a process began, in ticks of the kernel since the machine did; "" where the kernel does not tell."""
+def _stat(pid: int) -> tuple[bool, str]:
+    """Whether a process has ended, though its parent has not asked for that, and when it began, in ticks of the kernel
+    since the machine did; "" where the kernel does not tell.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    return stat.rpartition(")")[2].split()[19]
+        return False, ""
+    fields = stat.rpartition(")")[2].split()
+    return fields[0] in "ZX", fields[19]
 
 
 class RunIndex:
