@@ -84,7 +84,10 @@ def _forms(
             continue
         yield called, _rebuilt(parent, path, ", ".join(filter(None, (how, QUANTISERS[kind][0]))))
     if ensemble_nodes(model):
-        yield f"{name}-compiled" if name else "compiled", _compiled(parent, model, how)
+        form = _compiled(parent, model, how)
+        # What stands against it stands against all, and is told once.
+        if not name or isinstance(form, Rebuilt):
+            yield f"{name}-compiled" if name else "compiled", form
 
 
 def _rebuilt(parent: Package, path: Path, how: str) -> Rebuilt:
