@@ -20,9 +20,9 @@ from tidemill.model.signature import Column, Input, Output
 OUTPUTS = ["score", "pair", "verdict"]
 
 
-def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums") -> Path:
+def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums", transform: str = "") -> Path:
     """A model of three columns a ≥ 0, b, c (may be null, filled by 0): score = a + b + c + bias,
-    pair = (-score, score), verdict = "high" where score ≥ 0, else "low".
+    pair = (-score, score), verdict = "high" where score ≥ 0, else "low". `transform` is the text of its transform.py.
     """
     graph = helper.make_graph(
         [
@@ -51,7 +51,8 @@ def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums") -> P
         Output(name="pair", datatype="FP32", shape=(-1, 2), labels=("low", "high")),
         Output(name="verdict", datatype="BYTES", source="pair", threshold=0.0),
     ]
-    return make(directory, "onnx", model.SerializeToString(), inputs, outputs, name=name).directory
+    own: dict[str, Any] = {"files": {"transform.py": transform}, "transform": "transform.py"} if transform else {}
+    return make(directory, "onnx", model.SerializeToString(), inputs, outputs, name=name, **own).directory
 
 
 def table(n: int, *, start: int = 0) -> pa.Table:
