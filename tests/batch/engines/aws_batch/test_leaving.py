@@ -39,7 +39,7 @@ def test_a_first_chunk_that_takes_most_of_the_time_is_enough_to_tell() -> None:
     leaving = Leaving(clock)
     note = leaving.noting(shard(1000))
     leaving.tell()
-    clock.now = 5
+    clock.now = GRACE_SECONDS / 2 + 1
     with pytest.raises(GivenUp):
         note(100, {})
 

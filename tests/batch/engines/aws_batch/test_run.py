@@ -36,12 +36,15 @@ from tidemill.model.package import open_package
 ROWS = 7500
 CHUNK = 50
 
-# Takes as long for each chunk as the environment says.
+# Takes as long for each chunk as the environment says, and counts them there.
 TRANSFORM = """
 import os, time
 
 def before(rows):
     time.sleep(float(os.environ.get("DAWDLE", "0")))
+    if "COUNTED" in os.environ:
+        with open(os.environ["COUNTED"], "a") as file:
+            file.write(".")
     return rows
 """
 
@@ -162,6 +165,7 @@ def test_a_run_through_everything_that_happens_to_containers(
 ) -> None:
     submitted = give(children=4)
     host, job, commit = Host(aws, tmp_path), submitted.submission.score_job, submitted.submission.commit_job
+    counted = tmp_path / "counted"
     assert job is not None
     assert commit is not None
     assert (submitted.shards, submitted.submission.size) == (8, 4)
@@ -175,13 +179,14 @@ def test_a_run_through_everything_that_happens_to_containers(
     assert lost.ended() == -signal.SIGKILL
     assert lost.repeated(None, LOST_HOST)
 
-    # Child 1 has 1 and 5, and child 3 has 3 and 7; both are told to leave when they have begun. The one would take
-    # longer than there is time, the other is done soon.
+    # Child 1 has 1 and 5, and child 3 has 3 and 7; both are told to leave. The one is at the beginning of a shard that
+    # takes longer than there is time, the other is done with it soon.
     slow = host.start(job, 1, DAWDLE=str(GRACE_SECONDS / 16))
-    quick = host.start(job, 3, DAWDLE="0.1")
-    for one, shard in ((slow, 1), (quick, 3)):
-        one.until(lambda one=one, shard=shard: f"shard {shard} is begun" in one.said())
-        one.process.send_signal(signal.SIGTERM)
+    slow.until(lambda: "shard 1 is begun" in slow.said())
+    slow.process.send_signal(signal.SIGTERM)
+    quick = host.start(job, 3, DAWDLE="0.1", COUNTED=str(counted))
+    quick.until(lambda: counted.exists() and counted.stat().st_size > 1000 / CHUNK * 0.7)
+    quick.process.send_signal(signal.SIGTERM)
     # Child 2 (2 and 6) is started twice, and neither knows of the other.
     twice = [host.start(job, 2) for _ in range(2)]
     for one in (slow, quick):
@@ -189,7 +194,7 @@ def test_a_run_through_everything_that_happens_to_containers(
         assert one.repeated(GAVE_UP)
     for one in twice:
         assert one.ended() == 0, one.said()
-    assert sealed(submitted) == {0, 2, 3, 6}
+    assert sealed(submitted) == {0, 2, 3, 6}, quick.said()
 
     # Nobody commits what is not there.
     early = host.start(commit)

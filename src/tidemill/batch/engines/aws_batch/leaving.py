@@ -14,6 +14,8 @@ __all__ = ["GRACE_SECONDS", "Leaving"]
 
 # ECS waits 30 s (ECS_CONTAINER_STOP_TIMEOUT); the rest is for storing and sealing what is finished.
 GRACE_SECONDS = 20.0
+# For as long the pace of a shard is watched before it is believed.
+PACE_SECONDS = 2.0
 
 
 class Leaving:
@@ -73,10 +75,12 @@ class _Pace:
         self._read += rows
 
     def done_by(self, deadline: float, now: float) -> bool:
-        """Whether the rest is worth waiting for. After one chunk alone, that is so if there is time for some more."""
+        """Whether the rest is worth waiting for. A pace of less than PACE_SECONDS tells nothing yet."""
         if self._total is None:
             return False
-        left, fresh = self._total - self._read, self._read - self._first
-        if fresh == 0 and left > 0:
-            return 4 * (now - self._began) < deadline - now
-        return left * (now - self._first_at) <= fresh * (deadline - now)
+        left, fresh, seconds = self._total - self._read, self._read - self._first, now - self._first_at
+        if left == 0:
+            return True
+        if fresh == 0 or seconds < PACE_SECONDS:
+            return now + max(PACE_SECONDS, now - self._began) < deadline
+        return left * seconds <= fresh * (deadline - now)
