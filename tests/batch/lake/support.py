@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import duckdb
@@ -13,7 +12,8 @@ import polars as pl
 import pytest
 
 from tidemill.batch import ScoreOptions, score
-from tidemill.batch.sources.parquet import ParquetSource
+from tidemill.batch.ledger import Sealed
+from tidemill.batch.stage import LocalStage
 from tidemill.errors import RunError
 
 
@@ -53,16 +53,16 @@ class Cut(RunError):
 
 
 def interrupt(package: Path, source: str, out: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """The run `r1`, that ends after this many shards."""
-    read, seen = ParquetSource.read, Counter[str]()
+    """The run `r1`, that ends when one more than this many shards are to be sealed."""
+    mark, seen = LocalStage.mark, Counter[str]()
 
-    def cut(self: ParquetSource, *arguments: Any) -> Any:
+    def cut(self: LocalStage, marker: Sealed) -> Sealed:
         seen["shards"] += 1
         if seen["shards"] > after:
             raise Cut("cut")
-        return read(self, *arguments)
+        return mark(self, marker)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ParquetSource, "read", cut)
+        patch.setattr(LocalStage, "mark", cut)
         with pytest.raises(Cut):
             score(package, source, out, ScoreOptions(run_id="r1", workers=1, pass_through=("id",)))

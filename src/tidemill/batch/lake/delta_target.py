@@ -27,6 +27,7 @@ from tidemill.batch.ledger import PartFile, Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace, partition_of
 from tidemill.batch.plan import Plan
+from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication

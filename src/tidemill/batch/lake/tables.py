@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["delta_errors", "is_remote", "location", "open_delta", "storage_options", "unwritable"]
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Features that ask nothing of whoever adds whole files.
 _HARMLESS = {
     *("appendOnly", "invariants", "checkConstraints", "generatedColumns", "identityColumns", "changeDataFeed"),
@@ -65,6 +67,13 @@ def storage_options(uri: str) -> dict[str, str] | None:
     return {"AWS_ENDPOINT_URL": url} | ({"AWS_ALLOW_HTTP": "true"} if plain_http(url) else {})
 
 
+def _line(error: Exception) -> str:
+    """What the library draws as a coloured tree, as one line."""
+    lines = [line.strip(" ↳") for line in _COLOUR.sub("", str(error)).splitlines()]
+    text = ": ".join(line.rstrip(".") for line in lines if line and not line.startswith("Help:"))
+    return (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
+
+
 @contextmanager
 def delta_errors(shown: str, error: type[RunError]) -> Iterator[None]:
     """What deltalake raises, as one line of this kind."""
@@ -77,8 +86,7 @@ def delta_errors(shown: str, error: type[RunError]) -> Iterator[None]:
     except TableNotFoundError:
         raise error(f"{shown}: there is no Delta table") from None
     except (DeltaError, OSError, pa.ArrowException) as found:
-        lines = [line.strip() for line in str(found).splitlines() if line.strip()]
-        raise error(f"{shown}: {lines[0].rstrip('.') if lines else type(found).__name__}") from found
+        raise error(f"{shown}: {_line(found)}") from found
 
 
 def unwritable(table: DeltaTable) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["STAMP", "ParquetSink", "read_stamp"]
+from tidemill.batch.paging import paged
+
+__all__ = ["STAMP", "ParquetSink", "read_part", "read_stamp"]
 
 STAMP = b"tidemill"
 _GROUP_ROWS = 131_072
@@ -84,12 +87,20 @@ class ParquetJoiner:
         self._writer = writer
 
     def add(self, part: Path) -> None:
-        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 18) as file:
-            for batch in file.iter_batches(32_768, use_threads=False):
-                self._writer.write(batch)
+        for batch in read_part(part, 32_768):
+            self._writer.write(batch)
 
     def close(self) -> None:
         self._writer.close()
+
+
+def read_part(path: Path, rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a part, in batches of at most `rows` and of bounded bytes. Raises OSError and ArrowException."""
+
+    def open_(alike: list[str]) -> pq.ParquetFile:
+        return pq.ParquetFile(path, read_dictionary=alike, pre_buffer=False, buffer_size=1 << 18)
+
+    return paged(open_, None, None, rows)
 
 
 def read_stamp(path: Path) -> bytes | None:

@@ -10,11 +10,10 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tidemill.batch.ledger import PartFile, part_file, sync_directory
 from tidemill.batch.places import NULL_PARTITION
-from tidemill.batch.sinks.parquet import ParquetPart, ParquetSink
+from tidemill.batch.sinks.parquet import ParquetPart, ParquetSink, read_part
 
 __all__ = ["PartitionWriter", "cannot_partition"]
 
@@ -83,12 +82,11 @@ class PartitionWriter:
 
     def add(self, part: Path) -> None:
         """Spread the rows of one part."""
-        with pq.ParquetFile(part, pre_buffer=False, buffer_size=1 << 18) as file:
-            for batch in file.iter_batches(_ROWS, use_threads=False):
-                if batch.schema != self._whole:
-                    batch = batch.select(self._whole.names).cast(self._whole)
-                for where, rows in _split(batch, self._keys):
-                    self._write(where, rows.select(self._schema.names))
+        for batch in read_part(part, _ROWS):
+            if batch.schema != self._whole:
+                batch = batch.select(self._whole.names).cast(self._whole)
+            for where, rows in _split(batch, self._keys):
+                self._write(where, rows.select(self._schema.names))
 
     def close(self) -> list[PartFile]:
         """Close what is open; every file that was written, durable, by its name below the directory."""
