@@ -46,7 +46,7 @@ class Server:
             f"port={self.port}",
             "listen_addresses=127.0.0.1",
             f"unix_socket_directories={self.home}",
-            "max_connections=40",
+            "max_connections=200",
             "shared_buffers=32MB",
             # What a test kills is the server, not the machine: what the kernel holds is not lost.
             "fsync=off",

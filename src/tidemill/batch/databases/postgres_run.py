@@ -120,11 +120,13 @@ class PostgresRun:
 
         Raises RunError where a later driver has taken the run over.
         """
-        found, state, _ = self._row(connection)
-        if state == "done":
-            return self.committed(connection)
-        if found != driver:
-            raise taken_over(self.run_id)
+        # Seen first without waiting for a later driver, which may be holding the row.
+        for lock in ("", "FOR UPDATE"):
+            found, state, _ = self._row(connection, lock)
+            if state == "done":
+                return self.committed(connection)
+            if found != driver:
+                raise taken_over(self.run_id)
         return None
 
     def finish(self, connection: psycopg.Connection[Any], manifest: RunManifest) -> None:
@@ -143,9 +145,9 @@ class PostgresRun:
         )
         self.drop(connection)
 
-    def _row(self, connection: psycopg.Connection[Any]) -> tuple[int, str, str]:
+    def _row(self, connection: psycopg.Connection[Any], lock: str = "FOR UPDATE") -> tuple[int, str, str]:
         row = connection.execute(
-            f"SELECT driver, state, plan FROM {self.runs.marked} WHERE run_id = %s AND target = %s FOR UPDATE",
+            f"SELECT driver, state, plan FROM {self.runs.marked} WHERE run_id = %s AND target = %s {lock}",
             [self.run_id, self.table.shown],
         ).fetchone()
         if row is None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tidemill.batch.databases.names import TableName, literal, quoted, table_name
 from tidemill.batch.databases.postgres_link import PostgresLink
@@ -23,6 +22,7 @@ from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
+from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication
 from tidemill.errors import ConfigError, RunError, SinkError
@@ -230,11 +230,13 @@ class _Publication:
     def _copy_part(self, cursor: Any, marker: Sealed) -> None:
         run = self._run
         mine = f"run_id = {literal(run.run_id)} AND target = {literal(run.table.shown)}"
-        # Shared: copies go side by side, and the next driver waits until this one's connections are ended.
-        cursor.execute(f"SELECT driver FROM {run.runs.sql} WHERE {mine} FOR SHARE")
-        row = cursor.fetchone()
-        if row is None or row[0] != self._driver:
-            raise taken_over(run.run_id)
+        # Shared: copies go side by side, and the next driver waits until this one's connections are ended. Seen first
+        # without a lock, which a later driver may be holding.
+        for lock in ("", "FOR SHARE"):
+            cursor.execute(f"SELECT driver FROM {run.runs.sql} WHERE {mine} {lock}")
+            row = cursor.fetchone()
+            if row is None or row[0] != self._driver:
+                raise taken_over(run.run_id)
         cursor.execute(f"SELECT 1 FROM {run.parts.sql} WHERE shard = {marker.shard:d}")
         if cursor.fetchone() is not None:
             return
@@ -252,11 +254,10 @@ class _Publication:
         return pa.RecordBatchReader.from_batches(schema, self._batches(marker))
 
     def _batches(self, marker: Sealed) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(self._stage.fetch("parts", marker.part.name), pre_buffer=False) as file:
-            for batch in file.iter_batches(_COPY_ROWS, use_threads=False):
-                if self._stopped.is_set():
-                    raise RunError("the run has ended")
-                yield written(batch, self._types)
+        for batch in read_part(self._stage.fetch("parts", marker.part.name), _COPY_ROWS):
+            if self._stopped.is_set():
+                raise RunError("the run has ended")
+            yield written(batch, self._types)
 
     def _connection(self) -> Any:
         """This thread's own."""
