@@ -30,7 +30,7 @@ isolation: .venv/.dev  ## Ask a server for 10,000,000 marked answers, none of wh
 	TIDEMILL_ISOLATION=10000000 $(BIN)/python -m pytest tests/realtime/test_isolation.py
 
 sweep: .venv/.dev  ## kill -9 before and after every outside effect of a batch run, for every target (make test takes some)
-	TIDEMILL_SWEEP=all $(BIN)/python -m pytest -n logical tests/batch/sweep --timeout 7200
+	TIDEMILL_SWEEP=all $(BIN)/python -m pytest -n logical tests/batch/sweep tests/batch/databases/test_database_crash.py --timeout 7200
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
