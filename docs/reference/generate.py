@@ -11,6 +11,8 @@ import typer.main
 from click import Context
 from typer.cli import get_docs_for_click
 
+from tidemill.batch.job import JobFile
+from tidemill.batch.jobs.index import RunRecord
 from tidemill.batch.manifest import RunManifest
 from tidemill.cli.app import app
 from tidemill.model.manifest import Manifest
@@ -21,9 +23,11 @@ from tidemill.realtime.options import ServeOptions
 
 HERE = Path(__file__).parent
 SCHEMAS = {
+    "job.schema.json": JobFile,
     "model.schema.json": Manifest,
     "profile.schema.json": TableProfile,
     "run-manifest.schema.json": RunManifest,
+    "run-record.schema.json": RunRecord,
     "server.schema.json": ServeOptions,
 }
 

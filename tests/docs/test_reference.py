@@ -10,6 +10,7 @@ import jsonschema_rs
 import pytest
 
 from tidemill import errors
+from tidemill.batch.job import JobFile
 from tidemill.config import decode
 from tidemill.errors import ConfigError
 from tidemill.realtime import ServeOptions
@@ -22,10 +23,12 @@ REFERENCE = DOCS / "reference"
     "name",
     [
         "cli.md",
+        "job.schema.json",
         "metrics.md",
         "model.schema.json",
         "profile.schema.json",
         "run-manifest.schema.json",
+        "run-record.schema.json",
         "server.schema.json",
     ],
 )
@@ -65,6 +68,37 @@ def test_the_schema_of_a_server_takes_what_the_server_takes(change: dict[str, ob
     else:
         with pytest.raises(ConfigError):
             decode(SERVER | change, ServeOptions, "server.toml")
+
+
+JOB = {
+    "name": "nightly",
+    "package": "model",
+    "source": {"uri": "postgresql://dw/crm", "table": "subscribers"},
+    "sink": {"uri": "s3://lake/scores", "mode": "overwrite", "key": []},
+    "gate": {"max_null_rate": {"score": 0.1}},
+    "hooks": {"webhook": "https://hooks.example/x", "command": {"argv": ["notify"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        ({}, True),
+        ({"source": "in/"}, True),
+        ({"errors": {"rate": 0.1}}, False),
+        ({"gate": {"max_ks": 2}}, False),
+        ({"hooks": {"command": []}}, False),
+        ({"name": "a b"}, False),
+    ],
+)
+def test_the_schema_of_a_job_takes_what_a_job_takes(change: dict[str, object], right: bool) -> None:
+    schema = json.loads((REFERENCE / "job.schema.json").read_text(encoding="utf-8"))
+    assert jsonschema_rs.validator_for(schema).is_valid(JOB | change) is right
+    if right:
+        decode(JOB | change, JobFile, "job.toml")
+    else:
+        with pytest.raises(ConfigError):
+            decode(JOB | change, JobFile, "job.toml")
 
 
 def test_the_errors_that_can_be_caught_are_drawn() -> None:

@@ -92,7 +92,11 @@ class Collector:
         found = {}
         for name, (cells, nulls) in self._seen.items():
             counts = self._numbers.get(name)
-            buckets = {} if counts is None else {int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+            buckets: dict[int, int] = {}
+            if counts is not None:
+                # Those of negative numbers lie in the upper half, the greatest first.
+                ordered = np.concatenate((counts[: _HALF - 1 : -1], counts[:_HALF]))
+                buckets = {int(k): int(ordered[k]) for k in np.flatnonzero(ordered)}
             texts, others = _named(self._texts.get(name, {}))
             found[name] = Distribution(cells=cells, nulls=nulls, buckets=buckets, texts=texts, others=others)
         return found
@@ -105,35 +109,38 @@ class Collector:
             column = column.flatten()
         if width is None or nested or width > _ELEMENTS:
             self._count(name, column)
-            return
-        for element in range(width):
-            self._count(f"{name}[{element}]", column[element::width])
+        elif _numeric(column) and not column.null_count:
+            values = column.to_numpy().reshape(-1, width)
+            for element in range(width):
+                self._count_numbers(f"{name}[{element}]", values[:, element], 0)
+        else:
+            for element in range(width):
+                self._count(f"{name}[{element}]", column[element::width])
 
     def _count(self, name: str, column: pa.Array) -> None:
-        seen = self._seen.setdefault(name, [0, 0])
-        seen[0] += len(column)
-        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-            seen[1] += self._count_numbers(name, column)
+        if _numeric(column):
+            present = column.drop_null() if column.null_count else column
+            self._count_numbers(name, present.to_numpy(), column.null_count)
         else:
-            seen[1] += column.null_count
+            self._see(name, len(column), column.null_count)
             self._count_texts(name, column)
 
-    def _count_numbers(self, name: str, column: pa.Array) -> int:
-        nulls = column.null_count
-        values = (column.drop_null() if nulls else column).to_numpy(zero_copy_only=False)
+    def _count_numbers(self, name: str, present: Array, nulls: int) -> None:
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32) + np.float32(0)  # and -0 is 0
+            values = present.astype(np.float32) + np.float32(0)  # and -0 is 0
         missing = np.isnan(values)
         if missing.any():
-            nulls += int(np.count_nonzero(missing))
             values = values[~missing]
-        bits = values.view(np.uint32) >> _SHIFT
-        counts = np.bincount(bits, minlength=_BUCKETS)
-        # Those of negative numbers lie in the upper half, the greatest first.
-        ordered = np.concatenate((counts[: _HALF - 1 : -1], counts[:_HALF]))
-        known = self._numbers.get(name)
-        self._numbers[name] = ordered if known is None else known + ordered
-        return int(nulls)
+        self._see(name, len(present) + nulls, len(present) + nulls - len(values))
+        counts = np.bincount(values.view(np.uint32) >> _SHIFT, minlength=_BUCKETS)
+        known = self._numbers.setdefault(name, counts)
+        if known is not counts:
+            known += counts
+
+    def _see(self, name: str, cells: int, nulls: int) -> None:
+        seen = self._seen.setdefault(name, [0, 0])
+        seen[0] += cells
+        seen[1] += nulls
 
     def _count_texts(self, name: str, column: pa.Array) -> None:
         texts = self._texts.setdefault(name, {})
@@ -147,6 +154,10 @@ class Collector:
             value = one["values"].as_py()
             word = value if isinstance(value, str) and len(value) <= _TEXT_LENGTH else ""
             texts[word] = texts.get(word, 0) + one["counts"].as_py()
+
+
+def _numeric(column: pa.Array) -> bool:
+    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
 
 
 def _named(texts: Mapping[str, int]) -> tuple[dict[str, int], int]:

@@ -26,7 +26,7 @@ __all__ = ["Command", "Hooks", "Webhook", "run_hooks"]
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+([/?]\S*)?\Z")]
-Word = Annotated[str, msgspec.Meta(pattern=r"^[^\0]*\Z")]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 _PAUSE = 1.0
 
 
