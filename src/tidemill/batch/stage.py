@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,8 +151,11 @@ class LocalStage:
         return self.path / "work"
 
     def clean(self) -> None:
-        shutil.rmtree(self.path / "work")
+        # Out of the way first: workers of a driver that was killed may still be writing.
+        aside = self.path / f"work-{secrets.token_hex(4)}"
+        os.rename(self.path / "work", aside)
         (self.path / "work").mkdir()
+        shutil.rmtree(aside, ignore_errors=True)
 
     def keep(self, kind: Kind, path: Path, name: str) -> None:
         os.rename(path, self.path / kind / name)
