@@ -56,9 +56,18 @@ class Ground:
     options: ScoreOptions
     rows: Callable[[], list[int] | None]
     dead: Callable[[], list[int]]
-    left: Callable[[], list[str]] = list
-    """What an ended run has left lying about."""
+    directory: Path
+    """Where it runs: outputs that are not files keep their stage there."""
     environment: dict[str, str] = field(default_factory=dict)
+
+    def left(self) -> list[str]:
+        """What an ended run has left lying about: stages, and files half written."""
+        runs = self.directory / "tidemill-runs"
+        kept = [p.name for p in runs.iterdir()] if runs.is_dir() else []
+        return [
+            *(p.name for p in self.directory.iterdir() if p.name.startswith(".")),
+            *(n for n in kept if not n.endswith((".dead.parquet", ".manifest.json"))),
+        ]
 
 
 def run(
@@ -76,7 +85,9 @@ def run(
     }
     options = msgspec.json.encode(ground.options).decode()
     command = [sys.executable, "-c", RUN, str(ground.package), ground.source, ground.sink, options]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=ground.directory
+    )
     if kill and done.returncode == -signal.SIGKILL:
         return None
     assert done.returncode == 0, done.stderr

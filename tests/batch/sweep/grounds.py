@@ -1,0 +1,198 @@
+"""Grounds: a job for each kind of target, with an old output or none, and readers that share no code with ours."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import polars as pl
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.exceptions import TableNotFoundError
+
+from tests.batch.databases.server import Server
+from tests.batch.support import table, write
+from tests.batch.sweep.sweeping import Ground
+from tests.moto_server import Aws
+from tidemill.batch import ScoreOptions, score
+
+ROWS = 1200
+OLD = 150
+OPTIONS = ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2)
+_databases = itertools.count()
+
+
+def rows() -> pa.Table:
+    """A bad row in each 128."""
+    found = table(ROWS)
+    bad = pc.equal(pc.bit_wise_and(found["id"], 127), 7)
+    return found.set_column(1, "a", pc.if_else(bad, -1.0, found["a"]))
+
+
+def source(place: Path) -> Path:
+    """Two files, four shards."""
+    for i in range(2):
+        write(rows().slice(i * ROWS // 2, ROWS // 2), place / "in" / f"{i}.parquet", group=200)
+    return place / "in"
+
+
+def read(query: str) -> list[int] | None:
+    """Ids by DuckDB."""
+    try:
+        with duckdb.connect() as reader:
+            return sorted(row[0] for row in reader.execute(query).fetchall())
+    except duckdb.IOException:
+        return None
+
+
+def ground(
+    place: Path,
+    package: Path,
+    sink: str,
+    old: bool,
+    found: Callable[[], list[int] | None],
+    dead: Callable[[], list[int]],
+    environment: dict[str, str] | None = None,
+) -> Ground:
+    """A job over the source; where there is an old output, it was written by a run and is replaced."""
+    made = Ground(
+        package=package,
+        source=str(source(place)),
+        sink=sink,
+        options=msgspec.structs.replace(OPTIONS, mode="overwrite" if old else "create"),
+        rows=found,
+        dead=dead,
+        directory=place,
+        environment=environment or {},
+    )
+    if old:
+        write(table(OLD, start=10_000), place / "old.parquet")
+        earlier = msgspec.structs.replace(OPTIONS, run_id="before", stage=str(place / "stage of the old"))
+        score(package, place / "old.parquet", sink, earlier)
+    return made
+
+
+def files(name: str) -> Callable[..., Ground]:
+    """A path."""
+
+    def make(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
+        del get
+        out = place / name
+        directory = "." not in name
+        reader = "read_json" if name.endswith("jsonl") else "read_csv" if name.endswith("csv") else "read_parquet"
+        where = f"{out}/*.parquet" if directory else str(out)
+        letters = f"{out}/_tidemill/dead/*.parquet" if directory else f"{out}.dead.parquet"
+        return ground(
+            place,
+            package,
+            str(out),
+            old,
+            lambda: read(f"select id from {reader}('{where}')"),
+            lambda: read(f"select id from '{letters}'") or [],
+        )
+
+    return make
+
+
+def letters(place: Path) -> list[int]:
+    """Of a target that is not files."""
+    return read(f"select id from '{place}/tidemill-runs/r1.dead.parquet'") or []
+
+
+def delta(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
+    """A Delta table."""
+    del get
+    out = place / "out"
+
+    def found() -> list[int] | None:
+        try:
+            return sorted(pl.read_delta(str(out))["id"].to_list())
+        except (TableNotFoundError, FileNotFoundError):
+            return None
+
+    dead = f"{out}/_tidemill/r1.dead.parquet"
+    return ground(
+        place, package, f"delta:{out}", old, found, lambda: read(f"select id from read_parquet('{dead}')") or []
+    )
+
+
+def sqlite(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
+    """A table of an SQLite file."""
+    del get
+    file = place / "out.db"
+
+    def found() -> list[int] | None:
+        try:
+            with sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=30) as reader:
+                return sorted(i for (i,) in reader.execute("select id from scores"))
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error) or "unable to open" in str(error):
+                return None
+            raise
+
+    return ground(place, package, f"sqlite:///{file}?table=scores", old, found, lambda: letters(place))
+
+
+def postgres(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
+    """A table of PostgreSQL."""
+    server: Server = get("server")
+    uri = server.database(f"sweep{next(_databases)}")
+
+    def found() -> list[int] | None:
+        try:
+            with psycopg.connect(uri) as reader:
+                return sorted(i for (i,) in reader.execute("select id from scores").fetchall())
+        except psycopg.errors.UndefinedTable:
+            return None
+
+    return ground(place, package, f"{uri}?table=scores", old, found, lambda: letters(place))
+
+
+def store(name: str) -> Callable[..., Ground]:
+    """A key or a prefix of a store."""
+
+    def make(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
+        aws: Aws = get("aws")
+        bucket, client = aws.bucket(), aws.client("s3")
+
+        def data(key: str) -> bytes:
+            found: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            return found
+
+        def found() -> list[int] | None:
+            try:
+                if name.endswith(".parquet"):
+                    return sorted(pl.read_parquet(io.BytesIO(data(name)))["id"].to_list())
+                parts = json.loads(data(f"{name}/_tidemill/manifest.json"))["parts"]
+                return sorted(
+                    i for p in parts for i in pl.read_parquet(io.BytesIO(data(f"{name}/{p['name']}")))["id"].to_list()
+                )
+            except client.exceptions.NoSuchKey:
+                return None
+
+        def dead() -> list[int]:
+            listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+            keys = [o["Key"] for o in listed if "dead" in o["Key"] and "/before" not in o["Key"]]
+            return sorted(i for k in keys for i in pl.read_parquet(io.BytesIO(data(k)))["id"].to_list())
+
+        return ground(place, package, f"s3://{bucket}/{name}", old, found, dead, aws.environment)
+
+    return make
+
+
+GROUNDS: dict[str, Callable[..., Ground]] = {
+    **{name: files(name) for name in ("out", "out.parquet", "out.arrow", "out.csv", "out.jsonl")},
+    "delta": delta,
+    "sqlite": sqlite,
+    "postgres": postgres,
+    "s3": store("out"),
+    "s3 file": store("out.parquet"),
+}
