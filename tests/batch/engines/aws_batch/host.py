@@ -24,9 +24,9 @@ LOST_HOST = "Host EC2 (instance i-0123456789abcdef0) terminated."
 PROGRAM = "tidemill.batch.engines.aws_batch"
 # As `python -m`, but with shards of a thousand rows, so that a small table has many.
 SMALL_SHARDS = f"""
-import runpy, sys
+import os, runpy, sys
 from tidemill.batch import plan
-plan.SHARD_ROWS = 1000
+plan.SHARD_ROWS = int(os.environ.get("SHARD_ROWS", "1000"))
 runpy.run_module({PROGRAM!r}, run_name="__main__", alter_sys=True)
 """
 EXITED = "Essential container in task exited"

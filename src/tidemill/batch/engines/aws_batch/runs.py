@@ -109,5 +109,5 @@ def _learn(index: RunIndex, told: RunRecord) -> None:
 
 def _end(run: SubmittedRun, index: RunIndex, state: Literal["cancelled", "failed"], why: str) -> None:
     known = index.find(run.order.run_id)
-    if known is not None and known.under_way:
+    if known is not None and known.state not in (state, "done", "held"):
         index.write(msgspec.structs.replace(known, state=state, error=why, updated_at=now(), finished_at=now()))
