@@ -82,6 +82,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `seconds`, `rows_per_second` and `worker_deaths` (processes that ended while they answered) are of this execution
     alone; `peak_rss_bytes` is the driver's own peak. `quarantined_shards` are those all of whose rows were set aside.
+    `chunk_rows` and `call_rows` are what was settled for it.
     """
 
     run_id: str
@@ -99,6 +100,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     dead_letters: str | None
     manifest: str
+    chunk_rows: int
+    call_rows: int
     quarantined_shards: int = 0
     worker_deaths: int = 0
 

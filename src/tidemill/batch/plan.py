@@ -93,7 +93,7 @@ class Plan(Config, frozen=True, kw_only=True):
     """All that scoring a shard needs beside the package.
 
     `read` is the Arrow schema (IPC) of the columns that are read, `copied` those of them that go to the output.
-    `call_rows` is settled when the run begins.
+    `chunk_rows` and `call_rows` are settled when the run begins.
     """
 
     format: Literal[1]
@@ -109,6 +109,7 @@ class Plan(Config, frozen=True, kw_only=True):
     read: bytes
     copied: tuple[str, ...]
     shards: tuple[Shard, ...]
+    chunk_rows: int | None = None
     call_rows: int | None = None
 
     @property

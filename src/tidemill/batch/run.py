@@ -170,6 +170,8 @@ def report(
         files=len(plan.files),
         shards=len(plan.shards),
         resumed_shards=resumed,
+        chunk_rows=plan.chunk_rows or plan.job.chunk_rows,
+        call_rows=plan.call_rows or 0,
         quarantined_shards=len(manifest.quarantined),
         worker_deaths=deaths,
         seconds=round(seconds, 3),

@@ -16,7 +16,7 @@ from types import FrameType
 import msgspec
 
 from tidemill.batch.blobs import remote
-from tidemill.batch.calls import call_rows
+from tidemill.batch.calls import settled
 from tidemill.batch.engines.base import Work
 from tidemill.batch.inputs import Asked, Found, Origin, find_input
 from tidemill.batch.ledger import decode_kept
@@ -120,7 +120,7 @@ def begin(
             assert found is not None  # noqa: S101 - there was a spool to copy it to
             new = ready.plan(found)
             if plan is None:
-                plan = msgspec.structs.replace(new, call_rows=call_rows(live, new))
+                plan = settled(live, new)
                 stage.put("plan.json", msgspec.json.encode(plan))
             _refuse(run_id, differences(plan, new))
             live = Live(live.package, live.runtime, call_rows=plan.call_rows)

@@ -99,7 +99,8 @@ def read_piece(plan: Plan, piece: Piece) -> Iterator[tuple[int, pa.RecordBatch]]
     inside = pa.schema([f for f in schema if f not in absent])
     _check_unchanged(file, planned)
     row = piece.first_row
-    for batch in source(plan.source_format).read(file, piece, inside, plan.job.chunk_rows):
+    rows = plan.chunk_rows or plan.job.chunk_rows
+    for batch in source(plan.source_format).read(file, piece, inside, rows):
         full = _with_partition(batch, schema, planned, absent) if absent else batch
         yield row, full
         row += batch.num_rows

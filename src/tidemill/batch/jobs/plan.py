@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tidemill.batch.blobs import blob
-from tidemill.batch.calls import call_rows
+from tidemill.batch.calls import settled
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.conduct import check_gate, check_guarantee
 from tidemill.batch.places import compression
@@ -84,7 +84,7 @@ def plan_job(job: Job) -> JobPlan:
     workers = job.options.workers or cpu_budget()
     rows, estimated, trial = None, False, None
     if plan is not None:
-        plan = msgspec.structs.replace(plan, call_rows=call_rows(live, plan))
+        plan = settled(live, plan)
         trial = _tried(Live(live.package, live.runtime, call_rows=plan.call_rows), plan)
         rows = plan.total_rows
         if rows is None:

@@ -9,13 +9,11 @@ from typing import Protocol
 import pyarrow as pa
 
 from tidemill.batch.blobs import Blob
+from tidemill.batch.paging import CHUNK_BYTES, bounded
 from tidemill.config import Config
 from tidemill.errors import SourceError
 
 __all__ = ["CHUNK_BYTES", "Examined", "Piece", "Source", "Unit", "bounded", "conform", "unique", "unreadable"]
-
-# A chunk of wide rows (images, embeddings) is cut by its bytes before it reaches `chunk_rows`.
-CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +64,6 @@ class Source(Protocol):
         Raises SourceError naming file, column and row (from 0 in the file) where known.
         """
         ...
-
-
-def bounded(batch: pa.RecordBatch, chunk_rows: int) -> Iterator[pa.RecordBatch]:
-    """A batch in slices of at most `chunk_rows` rows and about `CHUNK_BYTES` bytes."""
-    step = chunk_rows
-    if batch.nbytes > CHUNK_BYTES:
-        step = max(1, min(step, batch.num_rows * CHUNK_BYTES // batch.nbytes))
-    for start in range(0, batch.num_rows, step):
-        yield batch.slice(start, step)
 
 
 def unreadable(name: str, row: int, error: Exception) -> SourceError:

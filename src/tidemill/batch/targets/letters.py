@@ -6,13 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from tidemill.batch.blobs import remote
 from tidemill.batch.dead import dead_schema
 from tidemill.batch.ledger import Sealed, part_file, sync_directory
 from tidemill.batch.manifest import RunManifest, dead_place
 from tidemill.batch.sinks import sink
+from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.stage import Stage
 from tidemill.errors import RunError, SinkError
 
@@ -56,9 +55,8 @@ def write_dead(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[
     try:
         for marker in sealed:
             if marker.dead is not None:
-                with pq.ParquetFile(stage.fetch("dead", marker.dead.name), pre_buffer=False) as file:
-                    for batch in file.iter_batches(8192, use_threads=False):
-                        writer.write(batch)
+                for batch in read_part(stage.fetch("dead", marker.dead.name), 8192):
+                    writer.write(batch)
     finally:
         writer.close()
     found = part_file(path, format_.count(path)).rows
