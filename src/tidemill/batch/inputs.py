@@ -18,6 +18,7 @@ __all__ = ["FINDERS", "Asked", "Found", "Origin", "find_input"]
 # The function of each scheme that finds its input: called with the place and what is asked.
 FINDERS: dict[str, str] = {
     **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_source:find_postgres"),
+    "adbc": "tidemill.batch.databases.adbc:find_adbc",
     "sqlite": "tidemill.batch.databases.sqlite:find_sqlite",
     "duckdb": "tidemill.batch.databases.duckdb:find_duckdb",
     **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.inputs:find_objects"),
@@ -71,7 +72,7 @@ def find_input(place: Place, asked: Asked) -> Found | None:
     if not place.scheme:
         root, format_, files = find_files(place.body)
         return Found(str(root), format_, files, Origin(kind="files", uri=place.shown))
-    finder = FINDERS.get(place.scheme)
+    finder = FINDERS.get(place.scheme.partition("+")[0])
     if finder is None:
         raise ConfigError(
             f"source {place.shown}: nothing reads {place.scheme}:; expected a path, or one of {listing(FINDERS)}"

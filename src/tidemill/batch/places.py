@@ -62,7 +62,8 @@ _SCHEMES = frozenset(
     )
 )
 _SECRET = re.compile(r"pass|secret|token|credential|key_id|access_key|sig\Z")
-_USER = re.compile(r"\A([^/@]*?):[^/]*@")
+# To the last @: a password that was not encoded may have such characters, too.
+_USER = re.compile(r"\A([^/@:]*):.*@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def parse_place(text: str) -> Place:
     if found is None:
         return Place("", text, {}, text, text)
     scheme, slashes, rest = found.groups()
-    known = scheme in _SCHEMES or scheme.startswith(("adbc+", "sqlalchemy+"))
+    known = scheme in _SCHEMES or scheme.startswith("adbc+")
     if not known:
         if not slashes:
             return Place("", text, {}, text, text)
@@ -120,6 +121,8 @@ def parse_place(text: str) -> Place:
             return Place("", unquote(rest), {}, unquote(rest), text)
         raise ConfigError(f"{_masked(text)}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
     body, _, query = rest.partition("?")
+    if "@" in query.partition("=")[0]:
+        raise ConfigError(f"{scheme}: a URI with ? or = before its @; write such characters of a password as %XX")
     pairs = parse_qsl(query, keep_blank_values=True)
     twice = next((k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i])), None)
     if twice is not None:

@@ -16,6 +16,7 @@ TARGETS: dict[str, str] = {
     "parquet": "tidemill.batch.targets.spread:SpreadTarget",
     "delta": "tidemill.batch.lake.delta_target:DeltaTarget",
     **dict.fromkeys(("postgresql", "postgres"), "tidemill.batch.databases.postgres_target:PostgresTarget"),
+    "adbc": "tidemill.batch.databases.adbc:AdbcTarget",
     "sqlite": "tidemill.batch.databases.sqlite:SqliteTarget",
     "duckdb": "tidemill.batch.databases.duckdb:DuckdbTarget",
     **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.target:object_target"),
@@ -24,7 +25,7 @@ TARGETS: dict[str, str] = {
 
 def open_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:
     """The target at a place. Raises ConfigError where nothing writes there, or not in this mode."""
-    named = TARGETS.get(place.scheme)
+    named = TARGETS.get(place.scheme.partition("+")[0])
     if named is None:
         raise ConfigError(
             f"output {place.shown}: nothing writes {place.scheme}:; expected a path, or one of "
