@@ -29,7 +29,7 @@ class Hurt:
 
     drop: the work is done, the connection ends without a reply; vanish: it ends before the work. status: no work, this
     status; late status: work, then this status. cut: half of the reply's body. unconditional: the work without its
-    conditions. call: somebody, before or after the work.
+    conditions. call: somebody, before or after the work; vanish calls, too.
     """
 
     kind: Kind
@@ -115,7 +115,7 @@ def _forward(proxy: Proxy, client: BaseHTTPRequestHandler) -> None:
     body = client.rfile.read(int(client.headers.get("Content-Length") or 0))
     hurt = proxy.taken(f"{client.command} {client.path}")
     kind = hurt.kind if hurt else None
-    if hurt and kind == "call before":
+    if hurt and kind in ("call before", "vanish"):
         hurt.call()
     if kind == "vanish":
         return _end(client)

@@ -129,7 +129,7 @@ def test_killed_around_the_commit(
     score(package, f"{ground.uri}/in/0.parquet", uri, ScoreOptions(run_id="r0", pass_through=("id",)))
     old = read(ground, sink)["id"].to_list()
     run = child(RUN, f"{ground.uri}/in", uri, package)
-    killed = hurting.hurt("call after" if after else "call before", moment, call=lambda: _killed(run))
+    killed = hurting.hurt("call after" if after else "vanish", moment, call=lambda: _killed(run))
     _, err = run.communicate(timeout=60)
     assert run.returncode == -signal.SIGKILL, err
     assert killed.met >= 1

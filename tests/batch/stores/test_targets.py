@@ -19,7 +19,7 @@ from tests.batch.stores.proxy import Proxy
 from tests.batch.support import OUTPUTS, answers, table, write
 from tidemill.batch import RunReport, ScoreOptions, score
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.stores.target import abandoned_parts, remove_parts
+from tidemill.batch.stores.left import abandoned_objects, remove_objects
 from tidemill.errors import ConfigError, RunError, SinkError
 
 SINKS = ["out", "out/", "deep/down/out", "out.parquet", "out.csv", "out.jsonl", "a b/ü.parquet"]
@@ -239,27 +239,47 @@ def test_of_two_runs_one_is_published(
     assert report.state == "done"
 
 
-def test_what_an_execution_left_is_found_by_age(
-    package: Path, bucket: Bucket, source: Path, small_shards: None
-) -> None:
+def test_what_executions_left_is_found_by_age(package: Path, bucket: Bucket, source: Path, small_shards: None) -> None:
     uri = f"{bucket.uri}/out"
     score(package, source, uri, ScoreOptions(run_id="r1"))
     kept = bucket.names()
-    for key in (
-        "part-00000-r0-0123abcd.parquet",
-        "_tidemill/dead/r0-0123abcd/part-00000.parquet",
-        "_tidemill/probe-ab",
-    ):
-        bucket.write(f"out/{key}", b"x")
-    bucket.write("out/notes.txt", b"mine")
+    for name in ("part-00000-r0-0123abcd.parquet", "_tidemill/dead/r-0-0123abcd/part-00000.parquet"):
+        bucket.write(f"out/{name}", b"x")
+    bucket.write("out/notes-0123abcd.parquet", b"mine")
     now = datetime.now(UTC)
-    assert abandoned_parts(uri, timedelta(hours=1), now) == []
-    found = abandoned_parts(uri, timedelta(hours=1), now + timedelta(hours=2))
-    assert len(found) == 3
-    remove_parts(uri, found)
-    assert bucket.names() == sorted([*kept, "out/notes.txt"])
+    later = now + timedelta(hours=2)
+    assert abandoned_objects(uri, timedelta(hours=1), now) == []
+    found = abandoned_objects(uri, timedelta(hours=1), later)
+    assert sorted(f.run_id for f in found) == ["r-0", "r0"]
+    remove_objects(found)
+    assert bucket.names() == sorted([*kept, "out/notes-0123abcd.parquet"])
     bucket.write("out/_tidemill/manifest.json", b"{")
-    assert abandoned_parts(uri, timedelta(0), now + timedelta(hours=2)) == []
+    assert abandoned_objects(uri, timedelta(0), later) == []
+
+
+def test_what_executions_left_beside_an_object(package: Path, bucket: Bucket, hurting: Proxy, source: Path) -> None:
+    uri = f"{bucket.uri}/x.parquet"
+    later = datetime.now(UTC) + timedelta(hours=2)
+    for name in (
+        ".x.parquet.r0-0123abcd.manifest.json",
+        "x.parquet.r0-0123abcd.dead.parquet",
+        "x.parquet.dead.parquet",
+    ):
+        bucket.write(name, b"x")
+    assert len(abandoned_objects(uri, timedelta(hours=1), later)) == 2
+    # The object is there, and its manifest not yet at its place.
+    hurting.hurt("status", r"^PUT .*/x\.parquet\.manifest\.json", times=1000, status=403)
+    score(package, source, uri, ScoreOptions(run_id="r1"))
+    found = abandoned_objects(uri, timedelta(hours=1), later)
+    assert sorted(f.entry.name for f in found) == [
+        ".x.parquet.r0-0123abcd.manifest.json",
+        "x.parquet.r0-0123abcd.dead.parquet",
+    ]
+    remove_objects(found)
+    hurting.hurts[:] = []
+    assert score(package, source, uri, ScoreOptions(run_id="r1")).state == "already_done"
+    assert abandoned_objects(uri, timedelta(hours=1), later) == []
+    assert len(bucket.names()) == 4  # with its manifest, its dead letters, and what is nobody's
 
 
 def test_manifests_of_a_store_are_those_of_files(package: Path, bucket: Bucket, source: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import msgspec
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import InputFile, Place, file_format, hidden, one_format, partition_of
 from tidemill.batch.snapshot import Snapshot
-from tidemill.batch.stores.objects import MANIFEST, Entry, Objects
+from tidemill.batch.stores.names import MANIFEST
+from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
 from tidemill.errors import ConfigError, SourceError
 

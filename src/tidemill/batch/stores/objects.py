@@ -21,11 +21,9 @@ from tidemill.errors import RunError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["MANIFEST", "PUT_BYTES", "Entry", "Objects", "pause"]
+__all__ = ["PUT_BYTES", "Entry", "Objects", "pause"]
 
 T = TypeVar("T")
-# Below the prefix of an output that consists of parts.
-MANIFEST = "_tidemill/manifest.json"
 # On top of the few that the library makes by itself: a store that is away for some seconds ends no run.
 _TRIES = 7
 # Up to here an object goes up in one request, above in parts of this size.

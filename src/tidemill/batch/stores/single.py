@@ -4,7 +4,6 @@ says which run made it; manifest and dead letters lie beside it.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from tidemill.batch.places import Mode, SinkPlace, SourceFormat
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Stage
+from tidemill.batch.stores.names import EXECUTION, RUN, dead_beside, decoded, execution, manifest_aside, manifest_beside
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.uploads import put_once
@@ -27,10 +27,6 @@ from tidemill.batch.targets.letters import write_dead
 from tidemill.errors import ConfigError, RunError, SinkError
 
 __all__ = ["ObjectTarget"]
-
-# What an object says of itself, as metadata.
-_RUN = "tidemill-run"
-_EXECUTION = "tidemill-execution"
 
 
 class ObjectTarget:
@@ -84,7 +80,7 @@ class _Object:
         self, objects: Objects, name: str, was: Entry | None, plan: Plan, stage: Stage, schema: pa.Schema
     ) -> None:
         self._objects, self._name, self._was, self._plan, self._stage = objects, name, was, plan, stage
-        self._execution = f"{plan.run_id}-{secrets.token_hex(4)}"
+        self._execution = execution(plan.run_id)
         self._joined = Assembly(plan, stage, schema)
 
     def add(self, marker: Sealed) -> None:
@@ -93,26 +89,24 @@ class _Object:
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
         objects, name = self._objects, self._name
         record = msgspec.structs.replace(manifest, parts=(self._joined.finish(),))
-        beside = [_aside(name, self._execution)]
+        beside = [manifest_aside(name, self._execution)]
         if manifest.dead and self._plan.job.dead_letters is None:
-            beside.append(f"{name}.{self._execution}.dead.parquet")
+            beside.append(dead_beside(name, self._execution))
             letters = self._stage.work() / "letters.parquet"
             write_dead(letters, ".parquet", manifest, sealed, self._stage)
             objects.put(beside[-1], letters)
             record = msgspec.structs.replace(record, dead_letters=f"{objects.uri}/{beside[-1]}")
         data = msgspec.json.encode(record)
         objects.put(beside[0], data)
-        old = _decoded(objects.get(f"{name}.manifest.json")) if self._was is not None else None
-        said = {_RUN: self._plan.run_id, _EXECUTION: self._execution}
+        old = decoded(objects.get(manifest_beside(name))) if self._was is not None else None
+        said = {RUN: self._plan.run_id, EXECUTION: self._execution}
         if not put_once(objects, name, self._joined.path, said, self._was):
             with suppress(RunError):
                 objects.delete(beside)
             return self._overtaken()
         with suppress(RunError):  # else the next look at the target does it
             _place_manifest(objects, name, self._execution, data)
-            if old is not None and old.dead_letters is not None:
-                above, _, letters = old.dead_letters.rpartition("/")
-                objects.delete([letters] if above == objects.uri and letters.startswith(f"{name}.") else [])
+            _remove_letters(objects, name, old)
         return record
 
     def abandon(self) -> None:
@@ -132,16 +126,16 @@ class _Object:
 def _committed(objects: Objects, name: str, run_id: str) -> RunManifest | None:
     """The manifest of the object that is there, if this run made it. Raises SinkError, RunError."""
     said = objects.attributes(name)
-    if said is None or said.get(_RUN) != run_id:
+    if said is None or said.get(RUN) != run_id:
         return None
-    execution = said.get(_EXECUTION, "")
+    execution = said.get(EXECUTION, "")
     # A crash between the commit and the manifest's own place leaves it where it was put before.
-    data = objects.get(_aside(name, execution))
+    data = objects.get(manifest_aside(name, execution))
     if data is not None:
         _place_manifest(objects, name, execution, data)
     else:
-        data = objects.get(f"{name}.manifest.json")
-    found = _decoded(data)
+        data = objects.get(manifest_beside(name))
+    found = decoded(data)
     if found is None or found.run_id != run_id:
         raise RunError(
             f"{objects.uri}/{name}: was published by run {run_id}, but its manifest is gone or damaged; "
@@ -152,26 +146,22 @@ def _committed(objects: Objects, name: str, run_id: str) -> RunManifest | None:
 
 def _place_manifest(objects: Objects, name: str, execution: str, data: bytes) -> None:
     """Put the manifest beside its object, as long as that is still the one it describes. Raises RunError."""
-    place, aside = f"{name}.manifest.json", _aside(name, execution)
+    place = manifest_beside(name)
     while True:
         # In this order: whoever replaces the object after it was looked at has placed, or will place, another.
         there = objects.head(place)
         said = objects.attributes(name)
-        if said is None or said.get(_EXECUTION) != execution:
+        if said is None or said.get(EXECUTION) != execution:
             break
         found = objects.create(place, data) if there is None else objects.replace(there, data)
         if found == data:
             break
-    objects.delete([aside])
+    objects.delete([manifest_aside(name, execution)])
 
 
-def _aside(name: str, execution: str) -> str:
-    """Where a manifest lies before its object; readers leave names with a dot out."""
-    return f".{name}.{execution}.manifest.json"
-
-
-def _decoded(data: bytes | None) -> RunManifest | None:
-    try:
-        return None if data is None else msgspec.json.decode(data, type=RunManifest)
-    except msgspec.DecodeError:
-        return None
+def _remove_letters(objects: Objects, name: str, old: RunManifest | None) -> None:
+    """Take away the dead letters of the object that was replaced. Raises RunError."""
+    if old is not None and old.dead_letters is not None:
+        above, _, letters = old.dead_letters.rpartition("/")
+        if above == objects.uri and letters.startswith(f"{name}."):
+            objects.delete([letters])

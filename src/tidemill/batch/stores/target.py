@@ -7,12 +7,9 @@ and changes nothing. Since no two executions share a name, what a commit leaves 
 
 from __future__ import annotations
 
-import re
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -24,16 +21,15 @@ from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind, Stage
-from tidemill.batch.stores.objects import MANIFEST, Entry, Objects
+from tidemill.batch.stores.names import MANIFEST, dead_directory, decoded, execution, ours, part_name
+from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.single import ObjectTarget
 from tidemill.batch.stores.stage import ObjectStage
 from tidemill.batch.targets.base import Guarantee, Publication, Target
 from tidemill.errors import ConfigError, RunError, SinkError
 
-__all__ = ["PrefixTarget", "abandoned_parts", "object_target", "remove_parts"]
-
-_PART = re.compile(r"part-\d{5,}-.+-[0-9a-f]{8}\.parquet\Z")
+__all__ = ["PrefixTarget", "object_target"]
 
 
 def object_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:
@@ -75,18 +71,18 @@ class PrefixTarget:
         return str(Path("tidemill-runs", run_id).absolute())
 
     def committed(self, run_id: str) -> RunManifest | None:
-        found = _decoded(self._objects.get(MANIFEST))
+        found = decoded(self._objects.get(MANIFEST))
         return found if found is not None and found.run_id == run_id else None
 
     def allow(self) -> None:
         objects = self._objects
         self._was = objects.head(MANIFEST)
-        foreign = next((e.name for e in objects.list() if not _ours(e.name)), None)
+        foreign = next((e.name for e in objects.list() if not ours(e.name)), None)
         if self._was is not None and self._mode == "create":
             raise RunError(
                 f"{objects.uri}: holds the output of another run; choose another output, or pass --overwrite"
             )
-        if self._was is not None and _decoded(objects.get(MANIFEST)) is None:
+        if self._was is not None and decoded(objects.get(MANIFEST)) is None:
             raise RunError(f"{objects.uri}/{MANIFEST}: cannot be understood; it is left alone; remove it yourself")
         if self._was is None and foreign is not None:
             raise RunError(
@@ -110,8 +106,8 @@ class _Prefix:
 
     def __init__(self, objects: Objects, plan: Plan, stage: Stage, was: Entry | None) -> None:
         self._objects, self._plan, self._stage, self._was = objects, plan, stage, was
-        self._execution = f"{plan.run_id}-{secrets.token_hex(4)}"
-        self._dead = f"_tidemill/dead/{self._execution}"
+        self._execution = execution(plan.run_id)
+        self._dead = dead_directory(self._execution)
         self._pool = ThreadPoolExecutor(2, "tidemill-upload")
         self._sent: dict[int, Future[PartFile]] = {}
         self._names: list[str] = []
@@ -136,10 +132,10 @@ class _Prefix:
         found = objects.create(MANIFEST, data) if self._was is None else objects.replace(self._was, data)
         if found != data:
             self._needed = False
-            return self._overtaken(_decoded(found))
+            return self._overtaken(decoded(found))
         kept = {*self._names, MANIFEST}
         with suppress(RunError):  # what stays is removed by the next commit, or by gc
-            objects.delete(n for n in before if _ours(n) and n not in kept)
+            objects.delete(n for n in before if ours(n) and n not in kept)
         return record
 
     def abandon(self) -> None:
@@ -151,7 +147,7 @@ class _Prefix:
                 self._objects.delete(self._names)
 
     def _send(self, marker: Sealed) -> PartFile:
-        name = f"part-{marker.shard:05d}-{self._execution}.parquet"
+        name = part_name(marker.shard, self._execution)
         self._copy("parts", marker.part, name)
         if marker.dead is not None and self._plan.job.dead_letters is None:
             self._copy("dead", marker.dead, f"{self._dead}/part-{marker.shard:05d}.parquet")
@@ -173,45 +169,3 @@ class _Prefix:
             f"{self._objects.uri}: {who} published here while this run went on; nothing was changed; choose another "
             "output, or resume with --overwrite to replace that one"
         )
-
-
-def abandoned_parts(uri: str, older_than: timedelta, now: datetime) -> list[Entry]:
-    """What executions that never committed left below a prefix: parts and dead letters that are old, and that the
-    manifest there does not name. Nothing where there is something other than a manifest of ours.
-
-    Raises RunError where the store cannot be asked, ConfigError, MissingExtra.
-    """
-    objects = Objects(uri)
-    data = objects.get(MANIFEST)
-    manifest = _decoded(data)
-    if data is not None and manifest is None:
-        return []
-    kept = {MANIFEST}
-    letters = None
-    if manifest is not None:
-        kept |= {p.name for p in manifest.parts}
-        letters = manifest.dead_letters
-    return [
-        e
-        for e in objects.list()
-        if _ours(e.name)
-        and e.name not in kept
-        and now - e.modified > older_than
-        and not (letters and f"{objects.uri}/{e.name}".startswith(f"{letters}/"))
-    ]
-
-
-def remove_parts(uri: str, parts: Iterable[Entry]) -> None:
-    """Remove what `abandoned_parts` found. Raises RunError, ConfigError, MissingExtra."""
-    Objects(uri).delete(p.name for p in parts)
-
-
-def _decoded(data: bytes | None) -> RunManifest | None:
-    try:
-        return None if data is None else msgspec.json.decode(data, type=RunManifest)
-    except msgspec.DecodeError:
-        return None
-
-
-def _ours(name: str) -> bool:
-    return name.startswith("_tidemill/") or _PART.match(name) is not None
