@@ -171,6 +171,15 @@ def test_a_resume_reads_the_version_it_began_with(
     assert n == ids == report.read
 
 
+def test_a_finished_run_is_finished_whatever_became_of_its_input(package: Path, tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", table(10))
+    first, _ = scored(package, f"delta:{tmp_path}/t", tmp_path / "out", run_id="r1")
+    write_deltalake(tmp_path / "t", table(20), mode="overwrite")
+    DeltaTable(tmp_path / "t").vacuum(0, dry_run=False, enforce_retention_duration=False)
+    again, found = scored(package, f"delta:{tmp_path}/t", tmp_path / "out", run_id="r1")
+    assert (first.state, again.state, len(found)) == ("done", "already_done", 10)
+
+
 def test_a_version_that_was_vacuumed_is_refused(package: Path, tmp_path: Path) -> None:
     write_deltalake(tmp_path / "t", table(10))
     write_deltalake(tmp_path / "t", table(20), mode="overwrite")

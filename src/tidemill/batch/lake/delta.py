@@ -38,6 +38,8 @@ def find(place: Place, asked: Asked) -> Found | None:
         found = spooled(asked.spool)
         if found is not None:
             return found
+    elif asked.pinned is not None:
+        return None  # what it read then may be vacuumed by now, and never becomes other rows
     version = _version(place, asked)
     uri = location(place)
     table = open_delta(uri, place.shown, SourceError, version)

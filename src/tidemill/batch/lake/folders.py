@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,10 +92,11 @@ def _entries(root: Path, patterns: list[str], shown: str) -> Iterator[Entry]:
             if hidden(name) or not _wanted(path, name, patterns):
                 continue
             try:
-                stat = os.stat(os.path.join(base, name))
+                found = os.stat(os.path.join(base, name))
             except OSError as error:
                 raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-            yield path, stat.st_size, stat.st_mtime_ns
+            if stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+                yield path, found.st_size, found.st_mtime_ns
 
 
 def _above(base: Path, name: str) -> bool:

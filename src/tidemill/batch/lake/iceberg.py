@@ -37,6 +37,8 @@ def find(place: Place, asked: Asked) -> Found | None:
         found = spooled(asked.spool)
         if found is not None:
             return found
+    elif asked.pinned is not None:
+        return None  # what it read then may be vacuumed by now, and never becomes other rows
     with _told(place.shown):
         table = _open(place)
         scan, snapshot = _scan(table, place, asked)
