@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import ScoreOptions
 from tidemill.errors import RunError, SourceError
@@ -22,9 +23,8 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
     `run` is its output (a file or a directory) or its manifest. Raises SourceError where there is no manifest, RunError
     for a run that was not published, that has no letters, or some that hold no row.
     """
-    path = _manifest_path(run)
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=RunManifest)
+        manifest = msgspec.json.decode(_manifest(run), type=RunManifest)
     except (OSError, msgspec.DecodeError) as error:
         raise SourceError(f"{run}: is not the output of a run, nor its manifest: {error}") from None
     if manifest.state != "done":
@@ -43,9 +43,13 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
     return manifest.dead_letters, options
 
 
-def _manifest_path(run: str) -> Path:
+def _manifest(run: str) -> bytes:
+    if remote(run):
+        from tidemill.batch.stores.inputs import read_manifest
+
+        return read_manifest(run) or b""
     path = Path(run)
     if path.is_dir():
-        return path / "_tidemill" / "manifest.json"
+        return (path / "_tidemill" / "manifest.json").read_bytes()
     beside = Path(f"{run}.manifest.json")
-    return beside if beside.exists() else path
+    return (beside if beside.exists() else path).read_bytes()

@@ -19,8 +19,9 @@ from tests.batch.stores.proxy import Proxy
 from tests.batch.support import OUTPUTS, answers, table, write
 from tidemill.batch import RunReport, ScoreOptions, score
 from tidemill.batch.manifest import RunManifest
+from tidemill.batch.retry import dead_letters_of
 from tidemill.batch.stores.left import abandoned_objects, remove_objects
-from tidemill.errors import ConfigError, RunError, SinkError
+from tidemill.errors import ConfigError, RunError, SinkError, SourceError
 
 SINKS = ["out", "out/", "deep/down/out", "out.parquet", "out.csv", "out.jsonl", "a b/ü.parquet"]
 ROWS = 3000
@@ -121,6 +122,20 @@ def test_the_output_of_a_run_is_an_input_as_its_manifest_says(
     bucket.write("out/_tidemill/manifest.json", b"{")
     with pytest.raises(RunError, match=r"manifest\.json: cannot be understood"):
         score(package, f"{bucket.uri}/out", tmp_path / "more")
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet"])
+def test_its_dead_letters_are_an_input(
+    package: Path, bucket: Bucket, source: Path, tmp_path: Path, small_shards: None, sink: str
+) -> None:
+    report = score(package, source, f"{bucket.uri}/{sink}", ScoreOptions(run_id="r1", pass_through=("id",)))
+    for place in (f"{bucket.uri}/{sink}", report.manifest):
+        where, options = dead_letters_of(place, ScoreOptions(run_id="r2", pass_through=("id",)))
+        assert where == report.dead_letters
+    again = score(package, where, tmp_path / "again", options)
+    assert (again.read, again.dead) == (3, 3)
+    with pytest.raises(SourceError, match="is not the output of a run"):
+        dead_letters_of(f"{bucket.uri}/nothing", ScoreOptions())
 
 
 def test_what_is_not_ours_is_left_alone(package: Path, bucket: Bucket, source: Path) -> None:

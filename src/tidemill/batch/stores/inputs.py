@@ -10,14 +10,14 @@ from typing import BinaryIO, cast
 import msgspec
 
 from tidemill.batch.inputs import Asked, Found, Origin
-from tidemill.batch.places import InputFile, Place, file_format, hidden, one_format, partition_of
+from tidemill.batch.places import InputFile, Place, file_format, hidden, one_format, partition_of, sink_format
 from tidemill.batch.snapshot import Snapshot
-from tidemill.batch.stores.names import MANIFEST
+from tidemill.batch.stores.names import MANIFEST, manifest_beside
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
 from tidemill.errors import ConfigError, SourceError
 
-__all__ = ["ObjectBlob", "find_objects"]
+__all__ = ["ObjectBlob", "find_objects", "read_manifest"]
 
 _MAGIC = re.compile(r"[*\[]")
 
@@ -43,6 +43,19 @@ def find_objects(place: Place, asked: Asked) -> Found:
         raise SourceError(f"{place.shown}: no object of this name, and none below it")
     files = [InputFile(name=n, partition=partition_of(n)) for n in names]
     return Found(root, one_format(place.shown, names), files, Origin(kind="files", uri=place.shown, read=read))
+
+
+def read_manifest(uri: str) -> bytes | None:
+    """The manifest of the output at a prefix or an object of a store, or the one that lies there itself.
+
+    None where there is none. Raises SourceError, ConfigError, MissingExtra.
+    """
+    above, _, name = uri.rstrip("/").rpartition("/")
+    if name.endswith(".json"):
+        return Objects(above, SourceError).get(name)
+    if sink_format(uri)[1]:
+        return Objects(uri, SourceError).get(MANIFEST)
+    return Objects(above, SourceError).get(manifest_beside(name))
 
 
 class _Part(msgspec.Struct):
