@@ -60,7 +60,7 @@ def test_what_commits_waits_for_what_scores() -> None:
         (2, "Essential container in task exited", False),
         (3, "Essential container in task exited", False),
         (137, "Essential container in task exited", False),  # out of memory
-        (None, "Task failed to start", False),
+        (None, "Task failed to start", True),  # the image could not be pulled
         (7, "", False),  # nothing that anybody thought of
     ],
 )

@@ -6,6 +6,7 @@ that nothing happened to.
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_run_through_everything_that_happens_to_containers(
     assert second.ended() == 0, second.said()
     assert "is committed already" in second.said()
     assert bucket.names("") == before
+    # The container that committed may have been told to leave before it could say so: the next one does.
+    record = json.loads(bucket.read("runs/r1/record.json"))
+    assert (record["state"], record["read"], record["dead"]) == ("done", 7500, 8)
+    told = json.dumps(record | {"state": "cancelled"}).encode()
+    bucket.client.put_object(Bucket=bucket.name, Key="runs/r1/record.json", Body=told)
+    third = host.start(commit, attempt=3)
+    assert third.ended() == 0, third.said()
+    assert json.loads(bucket.read("runs/r1/record.json"))["state"] == "done"
     late = host.start(job, 2, attempt=3)
     assert late.ended() == 0, late.said()
     assert bucket.names("") == before

@@ -232,3 +232,7 @@ def test_status_and_logs_tell_what_failed(aws: Aws, give: Giving, monkeypatch: p
         unknown = tidemill("run", "logs", "r1", "--child", "4")
         assert unknown.exit_code == NotFound.exit_code
         assert "submission 1 has 4, counted from 0" in unknown.stderr
+    with batch([], monkeypatch):
+        assert json.loads(tidemill("run", "status", "r1", "--json").stdout)["state"] == "forgotten"
+        gone = tidemill("run", "logs", "r1", "--child", "0")
+        assert "has forgotten it" in gone.stderr

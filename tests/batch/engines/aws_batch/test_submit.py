@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.submit import submit
 from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.options import ScoreOptions
-from tidemill.errors import ConfigError, RunError
+from tidemill.errors import ConfigError, MissingExtra, RunError
 
 
 def test_the_definition_is_read_back_as_it_was_meant(aws: Aws, give: Giving, queue: str, tmp_path: Path) -> None:
@@ -88,6 +89,14 @@ def test_without_a_region_nothing_is_asked(
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigError, match="no region; set AWS_REGION"):
+        submit(a_job(slow, bucket, queue))
+
+
+def test_without_boto3_the_extra_is_named(
+    bucket: Bucket, slow: Path, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'tidemill\[aws\]'"):
         submit(a_job(slow, bucket, queue))
 
 

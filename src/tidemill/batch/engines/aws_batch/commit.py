@@ -11,7 +11,7 @@ import msgspec
 from tidemill.batch.engines.aws_batch.package import fetch_package
 from tidemill.batch.engines.aws_batch.records import ORDER, RECORD, Order, read_record
 from tidemill.batch.jobs.conduct import run_job
-from tidemill.batch.jobs.index import RunIndex
+from tidemill.batch.jobs.index import RunIndex, RunRecord
 from tidemill.batch.places import parse_place
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.batch.targets import open_target
@@ -36,7 +36,9 @@ def publish(where: str) -> None:
         _run(order, root)
         return
     log.info("run %s is committed already", order.run_id)
-    if root.get(RECORD) is None:  # the container that committed came no further
+    told = root.get(RECORD)
+    if told is None or msgspec.json.decode(told, type=RunRecord).state != "done":
+        # The container that committed came no further.
         try:
             _run(order, root)
         except RunError as error:

@@ -57,6 +57,8 @@ def definition(job: str, options: AwsBatchOptions, region: str) -> Request:
             # The first that matches counts, and what none matches is retried: hence the last one.
             "evaluateOnExit": [
                 {"onStatusReason": "Host EC2*", "action": "RETRY"},
+                # A busy host, or a registry that has enough of a thousand pulls.
+                {"onStatusReason": "Task failed to start*", "action": "RETRY"},
                 {"onExitCode": str(GAVE_UP), "action": "RETRY"},
                 {"onExitCode": str(TERMINATED), "action": "RETRY"},
                 {"onReason": "*", "action": "EXIT"},
