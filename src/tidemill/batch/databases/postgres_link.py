@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -56,9 +57,20 @@ class PostgresLink:
             | {"application_name": application, "client_encoding": "UTF8"},
         )
 
-    def statements(self) -> psycopg.Connection[Any]:
+    @contextmanager
+    def statements(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection for statements, each of its own transaction unless one is begun. Raises psycopg.Error."""
-        return self._psycopg.connect(self._conninfo, autocommit=True)
+        # Not psycopg's own context, which would log of a connection that is gone what is raised here as well.
+        with closing(self._psycopg.connect(self._conninfo, autocommit=True)) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection in a transaction, which is committed at the end and taken back by an error."""
+        with self.statements() as connection:
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            yield connection
+            connection.execute("COMMIT")
 
     def rows(self) -> Any:
         """An ADBC connection (DB-API) for rows, in a transaction. Raises what `errors` names."""

@@ -80,26 +80,25 @@ class PostgresRun:
             "WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()",
             [self.application],
         )
-        with connection.transaction():
-            if not _exists(connection, self.runs):
-                connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self.runs.sql])
-                connection.execute(_CREATE.format(self.runs.sql))
-            digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
-            connection.execute(
-                f"INSERT INTO {self.runs.marked} (run_id, target, driver, state, plan) "
-                "VALUES (%s, %s, 0, 'running', '') ON CONFLICT DO NOTHING",
-                [self.run_id, self.table.shown],
-            )
-            driver, state, before = self._row(connection)
-            if state == "done":
-                raise RunError(f"run {self.run_id} was committed into {self.table.shown} by another driver meanwhile")
-            kept = before == digest and _exists(connection, self.staging) and _exists(connection, self.parts)
-            if not kept:
-                self._stage(connection, wanted)
-            connection.execute(
-                f"UPDATE {self.runs.marked} SET driver = %s, plan = %s WHERE run_id = %s AND target = %s",
-                [driver + 1, digest, self.run_id, self.table.shown],
-            )
+        if not _exists(connection, self.runs):
+            connection.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [self.runs.sql])
+            connection.execute(_CREATE.format(self.runs.sql))
+        digest = hashlib.sha256(msgspec.json.encode(plan)).hexdigest()
+        connection.execute(
+            f"INSERT INTO {self.runs.marked} (run_id, target, driver, state, plan) "
+            "VALUES (%s, %s, 0, 'running', '') ON CONFLICT DO NOTHING",
+            [self.run_id, self.table.shown],
+        )
+        driver, state, before = self._row(connection)
+        if state == "done":
+            raise RunError(f"run {self.run_id} was committed into {self.table.shown} by another driver meanwhile")
+        kept = before == digest and _exists(connection, self.staging) and _exists(connection, self.parts)
+        if not kept:
+            self._stage(connection, wanted)
+        connection.execute(
+            f"UPDATE {self.runs.marked} SET driver = %s, plan = %s WHERE run_id = %s AND target = %s",
+            [driver + 1, digest, self.run_id, self.table.shown],
+        )
         return driver + 1
 
     def _stage(self, connection: psycopg.Connection[Any], wanted: Wanted) -> None:

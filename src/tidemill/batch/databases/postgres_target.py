@@ -131,7 +131,7 @@ class _Publication:
     def __init__(self, link: PostgresLink, run: PostgresRun, wanted: Wanted, plan: Plan, stage: Stage) -> None:
         self._link, self._run, self._wanted, self._stage = link, run, wanted, stage
         self._types = list(wanted.columns.values())
-        with _told(link), link.statements() as connection:
+        with _told(link), link.transaction() as connection:
             self._driver = run.begin(connection, plan, wanted)
         self._pool = ThreadPoolExecutor(_LANES, "tidemill-copy")
         self._local = threading.local()
@@ -178,7 +178,7 @@ class _Publication:
     def _copy_missing(self, sealed: Sequence[Sealed]) -> None:
         """Copy what is not staged. Where a part is staged that is not one of these, all are copied again."""
         parts = {(m.shard, m.part.sha256) for m in sealed}
-        with self._link.statements() as connection, connection.transaction():
+        with self._link.transaction() as connection:
             if self._run.check_driver(connection, self._driver) is not None:
                 return
             found = set(connection.execute(f"SELECT shard, sha256 FROM {self._run.parts.sql}").fetchall())
@@ -190,7 +190,7 @@ class _Publication:
             copy.result()
 
     def _commit(self, manifest: RunManifest) -> RunManifest:
-        with self._link.statements() as connection, connection.transaction():
+        with self._link.transaction() as connection:
             done = self._run.check_driver(connection, self._driver)
             if done is not None:
                 return done
