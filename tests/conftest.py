@@ -1,11 +1,18 @@
-"""What every test shares: hypothesis profiles."""
+"""What every test shares: hypothesis profiles, and clusters that take long to start."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from ray.cluster_utils import Cluster
 
 # A slow machine is not a failure. CI draws the same examples every time, so that a red run can be repeated.
 settings.register_profile("local", deadline=None)
@@ -37,3 +44,21 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = shared / "models"
     directory.mkdir(exist_ok=True)
     return directory
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """A standalone cluster of Spark, once a session: tests that use it are of the xdist group "clusters"."""
+    from tests.clusters import spark_session
+
+    with spark_session(tmp_path_factory.mktemp("spark")) as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Cluster]:
+    """A cluster of Ray, likewise."""
+    from tests.clusters import ray_nodes
+
+    with ray_nodes() as cluster:
+        yield cluster

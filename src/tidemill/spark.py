@@ -46,10 +46,11 @@ def score(
     live = open_for_frames(package)
     layout = lay_out(live, table, pass_through, select)
     answers = pa.schema([f.with_type(_sparkable(f.type)) for f in FrameScorer(live, layout).answers])
-    wanted = {*layout.reads, *layout.copied}
-    taken = df if wanted >= set(df.columns) else df.select(*(_quoted(c) for c in df.columns if c in wanted))
-    parcel = ship(df.sparkSession, live)
-    return taken.mapInArrow(partial(_answered, parcel, layout, answers), _frame_schema(df, layout, answers))
+    # Under names that mean nothing: Spark reads a dot in a name, for one, as something else.
+    places = {f"c{i}": name for i, name in enumerate(df.columns) if name in {*layout.reads, *layout.copied}}
+    taken = df.toDF(*(f"c{i}" for i in range(len(df.columns)))).select(*places)
+    task = partial(_answered, ship(df.sparkSession, live), layout, tuple(places.values()), answers)
+    return taken.mapInArrow(task, _frame_schema(df, layout, answers))
 
 
 def split(frame: DataFrame) -> tuple[DataFrame, DataFrame]:
@@ -70,12 +71,12 @@ def split(frame: DataFrame) -> tuple[DataFrame, DataFrame]:
 
 
 def _answered(
-    parcel: Parcel, layout: Layout, answers: pa.Schema, batches: Iterator[pa.RecordBatch]
+    parcel: Parcel, layout: Layout, names: Sequence[str], answers: pa.Schema, batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """What a Python worker does with a partition."""
     scorer = FrameScorer(arrived(parcel), layout)
     for batch in batches:
-        scored = scorer.score(batch)
+        scored = scorer.score(batch.rename_columns(names))
         if scorer.answers != answers:
             fields = [answers.field(f.name) if f.name in answers.names else f for f in scored.schema]
             scored = scored.cast(pa.schema(fields))
@@ -114,7 +115,3 @@ def _sparkable(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_):
         return pa.list_(_sparkable(type_.value_type))
     return _WIDER.get(type_, type_)
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
