@@ -21,8 +21,6 @@ CHUNK_BYTES = 16 << 20
 
 # Of rows whose width varies so many are read at a time, and gathered: the wide ones may stand together.
 _STEP = 1024
-# What a column may become if every row holds the longest text of its dictionary.
-_HARMLESS = 256 << 20
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "FIXED_LEN_BYTE_ARRAY": 16}
 
 
@@ -69,7 +67,7 @@ def _row_bytes(meta: Any, groups: Sequence[int], names: set[str]) -> int:
 
 
 def _alike(file: pq.ParquetFile, groups: Sequence[int], names: Sequence[str], rows: int) -> list[str]:
-    """Text columns whose dictionaries could become more than anybody has room for."""
+    """Text columns of which a batch could be far more than CHUNK_BYTES, if every row held the longest of its texts."""
     texts = {f.name for f in file.schema_arrow if f.name in names and _is_text(f.type)}
     found = set()
     for i in groups:
@@ -78,7 +76,7 @@ def _alike(file: pq.ParquetFile, groups: Sequence[int], names: Sequence[str], ro
             name = chunk.path_in_schema
             if name in texts and chunk.has_dictionary_page:
                 longest = chunk.total_uncompressed_size
-                if longest * min(rows, group.num_rows) > _HARMLESS:
+                if longest * min(rows, _STEP) > 2 * CHUNK_BYTES:
                     found.add(name)
     return sorted(found)
 
