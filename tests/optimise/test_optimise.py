@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +286,19 @@ def test_a_transform_stands_before_the_pruned_model_as_it_did(models_dir: Path, 
     assert made.path("transform.py").read_text() == code
     assert not [c for c in run_checks(made.directory) if c.verdict == "fail"]
     assert math.isfinite(report.noise)
+
+
+@pytest.mark.parametrize("absent", ["onnx", "lleaves"])
+def test_what_is_not_installed_is_one_line(absent: str, models_dir: Path) -> None:
+    code = f"import sys; sys.modules[{absent!r}] = None; from tidemill.cli import main; main()"
+    asked = ["--target", "target", "--metric", "accuracy", "--max-drop", "0.1", "--prune", "0.3", "--json"]
+    rows = ["--evaluate", str(models.cancer_table(models_dir))]
+    command = [sys.executable, "-c", code, "optimise", str(boosted(models_dir).directory), *rows, *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = f"(module {absent}) needs the 'optimise' extra: pip install 'tidemill[optimise]'"
+    if absent == "onnx":
+        assert done.returncode == 2
+        assert done.stderr.strip() == f"error: optimising {told}"
+    else:
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["unused"] == {"compiled": f"compiling trees {told}"}

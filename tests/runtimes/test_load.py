@@ -31,3 +31,13 @@ def test_a_library_that_is_not_installed(absent: str, tmp_path: Path, monkeypatc
     assert str(error.value) == (
         f"the sklearn runtime (module {absent}) needs the 'sklearn' extra: pip install 'tidemill[sklearn]'"
     )
+
+
+def test_compiled_trees_without_their_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = packages.compiled_package(tmp_path / "p")
+    monkeypatch.delitem(sys.modules, "tidemill.runtimes.lleaves", raising=False)
+    monkeypatch.setitem(sys.modules, "lleaves", None)
+    with pytest.raises(
+        MissingExtra, match=r"module lleaves\) needs the 'optimise' extra: pip install"
+    ):
+        load_runtime(package)

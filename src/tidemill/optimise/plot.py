@@ -54,8 +54,9 @@ def svg(report: Report) -> str:
         parts.append(_text(LEFT - 8, y(tick) + 4, f"{tick:.6g}", "end", "#555"))
     dashed = f'stroke="{COLOURS["metric"]}" stroke-dasharray="6 4"'
     parts.append(_line(LEFT, WIDTH - RIGHT, y(worst), y(worst), dashed))
-    for one in shown:
-        parts += _circle(one, x(one.batch.low), x(one.batch.middle), x(one.batch.high), y(one.figures.metric))
+    for i, one in enumerate(sorted(shown, key=lambda c: c.batch.middle)):
+        across = x(one.batch.low), x(one.batch.middle), x(one.batch.high)
+        parts += _circle(one, across, y(one.figures.metric), above=i % 2 == 1)
     parts.append(f'<path d="M{x(1):.1f} {y(before) - 7:.1f}l7 7l-7 7l-7 -7z" fill="#222"/>')
     parts.append(_text(x(1), y(before) - 12, "as it is", "middle", "#222"))
     middle = (LEFT + WIDTH - RIGHT) / 2
@@ -64,7 +65,9 @@ def svg(report: Report) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _circle(one: Candidate, low: float, middle: float, high: float, y: float) -> list[str]:
+def _circle(one: Candidate, across: tuple[float, float, float], y: float, *, above: bool) -> list[str]:
+    """Names stand above and below by turns, as neighbours are often close."""
+    low, middle, high = across
     colour = COLOURS[one.verdict]
     radius = 9 * math.sqrt(min(max(one.size, 0.1), 4.0))
     told = f"{one.name}: {one.batch.middle:.2f}x rows/s, {one.size:.2f}x size, metric {one.figures.metric:.6g}"
@@ -72,7 +75,7 @@ def _circle(one: Candidate, low: float, middle: float, high: float, y: float) ->
     return [
         _line(low, high, y, y, f'stroke="{colour}" stroke-width="2"'),
         f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="{radius:.1f}" {fill}><title>{escape(told)}</title></circle>',
-        _text(middle, y + radius + 14, one.name, "middle", colour),
+        _text(middle, y - radius - 6 if above else y + radius + 14, one.name, "middle", colour),
     ]
 
 
