@@ -17,14 +17,17 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.batch.jobs.index import RunIndex, RunRecord
+from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import parse_place
-from tidemill.errors import ConfigError
+from tidemill.batch.run import HELD
+from tidemill.batch.stage import open_stage
+from tidemill.errors import ConfigError, TidemillError
 
 __all__ = ["Left", "collect", "duration"]
 
 _RUNS = "tidemill-runs"
+_STORES = ("s3", "gs", "az")
 _STAGE = re.compile(rf"\..+\.tidemill-({RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
 _INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", "replaced"})
@@ -61,8 +64,13 @@ def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dr
     found: list[Left] = []
     for place in dict.fromkeys(named):
         parsed = parse_place(place)
-        if parsed.scheme in ("s3", "gs", "az"):
-            found += _uploads(place, older_than, dry_run) if places else ()
+        if parsed.scheme in _STORES:
+            try:
+                found += _in_store(place, older_than, records, dry_run)
+            except TidemillError as error:
+                if places:
+                    raise
+                found.append(Left(kind="store", where=parsed.shown, age=0.0, kept=f"cannot be looked at: {error}"))
         elif not parsed.scheme:
             found += _below(Path(parsed.body).absolute(), older_than, records, dry_run)
     found = list({left.where: left for left in found}.values())
@@ -100,50 +108,53 @@ def _stage(path: Path, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
     if not (inside & {"lock", "plan.json"} or inside <= _INSIDE):
         return
     age = _age(path)
-    if age < older_than.total_seconds():
+    if age is None or age < older_than.total_seconds():
         return
     left = Left(kind="stage", where=str(path), age=age, bytes=_size(path))
     with _locked(path) as ours:
         # Once more, now that no driver can begin: one may have been at it just before.
-        if not ours or _age(path) < older_than.total_seconds():
+        now = {e.name for e in _entries(path)}
+        newer = _age(path) if "lock" in inside else age
+        if not ours or now - {"lock"} != inside - {"lock"} or newer is None or newer < older_than.total_seconds():
             yield msgspec.structs.replace(left, kept="a run is going on in it")
-        elif "held.json" in inside:
+        elif HELD in inside:
             yield msgspec.structs.replace(left, kept="held: publish or discard the run")
         else:
             if not dry_run:
                 _remove(path)
-            yield left
+            yield msgspec.structs.replace(left, kept="cannot be removed" if not dry_run and path.exists() else "")
 
 
 @contextmanager
 def _locked(stage: Path) -> Iterator[bool]:
     """Hold a stage as its driver would; whether that was to be had."""
     try:
-        lock = os.open(stage / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:  # its removal was cut off
-        yield True
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Where a removal was cut off there is none yet, and a driver may be about to make one.
+        lock = os.open(stage / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except FileNotFoundError:  # the run has come to its end meanwhile
         yield False
-    else:
-        yield True
+        return
+    ours = False
+    with suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.stat(stage / "lock").st_ino == os.fstat(lock).st_ino
+    try:
+        yield ours
     finally:
         os.close(lock)
 
 
 def _remove(stage: Path) -> None:
-    """The lock goes last: until then no driver takes the stage for one that it can go on with."""
+    """The lock goes last: until then no driver takes the stage for one that it can go on with. The driver of a run that
+    has just been published may be removing the stage, too.
+    """
     for entry in _entries(stage):
-        if entry.name == "lock":
-            continue
         if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif entry.name != "lock":
+            Path(entry.path).unlink(missing_ok=True)
     (stage / "lock").unlink(missing_ok=True)
-    with suppress(OSError):  # a run that has just begun anew
+    with suppress(OSError):  # a run that has begun anew in it, or what may not be removed
         stage.rmdir()
 
 
@@ -153,25 +164,63 @@ def _aside(path: Path, record: RunRecord | None, older_than: timedelta, dry_run:
     age = time.time() - stat.st_mtime
     if age < older_than.total_seconds():
         return
-    left = Left(kind="dead letters", where=str(path), age=age, bytes=stat.st_size)
-    if record is not None and record.under_way and record.driver is not None and record.driver.alive is not False:
-        yield msgspec.structs.replace(left, kept="its run is going on")
-        return
-    if not dry_run:
+    why = _waited_for(record)
+    if not why and not dry_run:
         path.unlink(missing_ok=True)
-    yield left
+    yield Left(kind="dead letters", where=str(path), age=age, bytes=stat.st_size, kept=why)
 
 
-def _uploads(uri: str, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
+def _in_store(uri: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
+    """Below a prefix of a store: the stage of a run that is on record, else uploads, and objects of an output that its
+    manifest does not name.
+    """
+    from tidemill.batch.stores.left import abandoned_objects, remove_objects
     from tidemill.batch.stores.uploads import abandoned_uploads, abort_uploads
 
     now = datetime.now(UTC)
-    found = abandoned_uploads(uri, older_than, now)
+    staged = next((r for r in records.values() if r.stage == uri), None)
+    if staged is not None:
+        yield from _object_stage(staged, older_than, now, dry_run)
+        return
+    uploads = abandoned_uploads(uri, older_than, now)
     if not dry_run:
-        abort_uploads(uri, found)
-    for upload in found:
-        where = f"{uri}: {upload.key} ({upload.id[:12]})"
-        yield Left(kind="upload", where=where, age=(now - upload.begun).total_seconds())
+        abort_uploads(uri, uploads)
+    for upload in uploads:
+        age = (now - upload.begun).total_seconds()
+        yield Left(kind="upload", where=f"{uri}: {upload.key} ({upload.id[:12]})", age=age)
+    for one in abandoned_objects(uri, older_than, now):
+        where, age = f"{one.uri}/{one.entry.name}", (now - one.entry.modified).total_seconds()
+        left = Left(kind="object", where=where, age=age, bytes=one.entry.size)
+        why = _waited_for(records.get(one.run_id))
+        if not why and not dry_run:
+            remove_objects([one])
+        yield msgspec.structs.replace(left, kept=why)
+
+
+def _object_stage(record: RunRecord, older_than: timedelta, now: datetime, dry_run: bool) -> Iterator[Left]:
+    """The stage of a run in a store, where there is no lock to hold: what is on record says whether it lives."""
+    from tidemill.batch.stores.objects import Objects
+
+    entries = list(Objects(record.stage).list())
+    if not entries:
+        return
+    age = (now - max(e.modified for e in entries)).total_seconds()
+    if age < older_than.total_seconds():
+        return
+    left = Left(kind="stage", where=record.stage, age=age, bytes=sum(e.size for e in entries))
+    why = _waited_for(record)
+    if not why and not dry_run:
+        open_stage(record.stage).remove()
+    yield msgspec.structs.replace(left, kept=why)
+
+
+def _waited_for(record: RunRecord | None) -> str:
+    """Why what a run left is still wanted, by its record; "" where it is not."""
+    if record is None:
+        return ""
+    if record.state == "held":
+        return "held: publish or discard the run"
+    return "its run is going on" if seen_now(record).under_way else ""
 
 
 def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunIndex, dry_run: bool) -> Iterator[Left]:
@@ -186,21 +235,20 @@ def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunInde
         path = index.path(record.run_id)
         left = Left(kind="record", where=str(path), age=age, bytes=path.stat().st_size)
         last = index.last_done(record.job) if record.job else None
-        if record.state == "held":
-            yield msgspec.structs.replace(left, kept="held: publish or discard the run")
-        elif record.under_way and record.driver is not None and record.driver.alive:
-            yield msgspec.structs.replace(left, kept="its run is going on")
-        elif last is not None and last.run_id == record.run_id:
-            yield msgspec.structs.replace(left, kept=f"the last published run of {record.job}")
-        else:
-            if not dry_run:
-                index.remove(record.run_id)
-            yield left
+        why = _waited_for(record)
+        if not why and last is not None and last.run_id == record.run_id:
+            why = f"the last published run of {record.job}"
+        if not why and not dry_run:
+            index.remove(record.run_id)
+        yield msgspec.structs.replace(left, kept=why)
 
 
-def _age(stage: Path) -> float:
-    """Seconds since anything was written in a stage."""
-    newest = stage.lstat().st_mtime
+def _age(stage: Path) -> float | None:
+    """Seconds since anything was written in a stage; None where it is gone."""
+    try:
+        newest = stage.lstat().st_mtime
+    except FileNotFoundError:
+        return None
     for below in (stage, stage / "shards", stage / "parts", stage / "work", stage / "spool"):
         for entry in _entries(below):
             with suppress(FileNotFoundError):
