@@ -116,8 +116,11 @@ def begin(
     with stage.held(), _terminable():
         try:
             plan = _begun(stage)
-            found = ready.find(stage.spool, None if plan is None else plan.origin)
-            assert found is not None  # noqa: S101 - there was a spool to copy it to
+            found = stage.shared()
+            if found is None:
+                found = ready.find(stage.spool, None if plan is None else plan.origin)
+                assert found is not None  # noqa: S101 - there was a spool to copy it to
+                found = stage.share(found)
             new = ready.plan(found)
             if plan is None:
                 plan = settled(live, new)

@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from tidemill.batch.blobs import remote
+from tidemill.batch.inputs import Found
 from tidemill.batch.ledger import PartFile, Sealed, decode_kept, sync_directory, write_durably
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
@@ -44,6 +45,14 @@ class Stage(Protocol):
     @property
     def spool(self) -> Path:
         """A directory of this machine for a copy of what cannot be read in place, kept for resumes."""
+        ...
+
+    def share(self, found: Found) -> Found:
+        """What was found, where all that open this stage can read it: a spool may lie on one machine only."""
+        ...
+
+    def shared(self) -> Found | None:
+        """What an earlier execution has shared so, or None."""
         ...
 
     @contextmanager
@@ -112,6 +121,12 @@ class LocalStage:
         self.path = path
         self.where = str(path)
         self.spool = path / "spool"
+
+    def share(self, found: Found) -> Found:
+        return found
+
+    def shared(self) -> Found | None:
+        return None
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import msgspec
 import polars as pl
 import pytest
@@ -17,6 +20,7 @@ from tests.batch.support import answers, table, write
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.ledger import PartFile, PieceCount, Sealed
 from tidemill.batch.stage import open_stage
+from tidemill.batch.stores.objects import Objects
 from tidemill.batch.stores.stage import ObjectStage
 from tidemill.errors import RunError, SinkError
 
@@ -81,6 +85,19 @@ def test_bytes_that_are_not_those_that_were_kept(bucket: Bucket, tmp_path: Path)
     with pytest.raises(RunError, match=r"parts/b\.parquet: is gone"):
         stage.fetch("parts", "b.parquet")
     assert bucket.names("r1/shards") == []
+
+
+def test_the_store_copies_only_what_was_kept(bucket: Bucket, tmp_path: Path) -> None:
+    stage, out = ObjectStage(f"{bucket.uri}/r1"), Objects(f"{bucket.uri}/out")
+    (tmp_path / "a").write_bytes(b"abc")
+    stage.keep("parts", tmp_path / "a", "a.parquet")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    part = PartFile(name="a.parquet", rows=1, bytes=3, sha256=digest)
+    stage.copy("parts", part, out, "b.parquet")
+    assert bucket.read("out/b.parquet") == b"abc"
+    with pytest.raises(RunError, match=r"parts/a\.parquet: is gone, or not what was written there"):
+        stage.copy("parts", msgspec.structs.replace(part, sha256="other"), out, "c.parquet")
+    assert bucket.names("out") == ["out/b.parquet"]
 
 
 def damage_none(bucket: Bucket, key: str) -> None:
@@ -148,3 +165,25 @@ def test_a_run_over_a_stage_that_was_damaged(
     found = pl.concat([pl.read_parquet(bucket.read(k)) for k in sorted(keys)])
     assert found["id"].to_list() == list(range(5000))
     assert found["score"].to_list() == answers(rows)["score"]
+
+
+def test_a_copy_of_a_database_is_shared_by_the_stage(
+    package: Path, bucket: Bucket, hurting: Proxy, tmp_path: Path, small_shards: None
+) -> None:
+    """It is read once, lies where every worker finds it, and is what a resume goes on with."""
+    write(table(3000), tmp_path / "a.parquet")
+    with duckdb.connect(str(tmp_path / "in.duckdb")) as connection:
+        connection.execute(f"create table t as from '{tmp_path}/a.parquet'")
+    options = ScoreOptions(run_id="r1", stage=f"{bucket.uri}/stage", workers=1, pass_through=("id",))
+    source = f"duckdb:{tmp_path}/in.duckdb?table=t"
+    hurting.hurt("status", r"^PUT .*/shards/00000\.json", status=403)
+    with pytest.raises(SinkError, match="do not allow it"):
+        score(package, source, tmp_path / "out.parquet", options)
+    plan = json.loads(bucket.read("stage/plan.json"))
+    assert plan["root"] == f"{bucket.uri}/stage/spool"
+    assert [f["name"] for f in plan["files"]] == [n.removeprefix("stage/spool/") for n in bucket.names("stage/spool/0")]
+    (tmp_path / "in.duckdb").unlink()
+    report = score(package, source, tmp_path / "out.parquet", options)
+    assert (report.state, report.read) == ("done", 3000)
+    assert sorted(pl.read_parquet(tmp_path / "out.parquet")["id"].to_list()) == list(range(3000))
+    assert bucket.names() == []

@@ -254,6 +254,37 @@ def test_of_two_runs_one_is_published(
     assert report.state == "done"
 
 
+def test_a_manifest_that_comes_late_is_not_put_beside_another_object(
+    package: Path, bucket: Bucket, hurting: Proxy, source: Path, tmp_path: Path
+) -> None:
+    uri = f"{bucket.uri}/out.csv"
+    other = write(table(50, start=10_000), tmp_path / "other.parquet")
+    one = ScoreOptions(run_id="r1", pass_through=("id",))
+    two = ScoreOptions(run_id="r2", pass_through=("id",), mode="overwrite")
+    place = r"^PUT .*/out\.csv\.manifest\.json"
+    late, _ = overtaking(package, bucket, hurting, place, (source, uri, one), (other, uri, two))
+    assert isinstance(late, RunReport)  # it was published, and replaced
+    assert json.loads(bucket.read("out.csv.manifest.json"))["run_id"] == "r2"
+    assert score(package, other, uri, two).state == "already_done"
+    assert read(bucket, "out.csv")["id"].to_list() == list(range(10_000, 10_050))
+
+
+def test_a_part_that_vanishes_before_the_commit_is_missed(
+    package: Path, bucket: Bucket, hurting: Proxy, source: Path, small_shards: None
+) -> None:
+    def remove() -> None:
+        [key] = bucket.names("out/part-00001")
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+
+    hurting.hurt("call after", r"^PUT .*out/part-00001", call=remove)
+    options = ScoreOptions(run_id="r1", pass_through=("id",))
+    with pytest.raises(SinkError, match=r"out/part-00001-r1-.*: is not there as it was written; resume the run"):
+        score(package, source, f"{bucket.uri}/out", options)
+    assert bucket.names() == []
+    assert score(package, source, f"{bucket.uri}/out", options).resumed_shards == 3
+    assert read(bucket, "out")["id"].to_list() == [i for i in range(ROWS) if i % 1024 != 7]
+
+
 def test_what_executions_left_is_found_by_age(package: Path, bucket: Bucket, source: Path, small_shards: None) -> None:
     uri = f"{bucket.uri}/out"
     score(package, source, uri, ScoreOptions(run_id="r1"))

@@ -17,6 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemill.batch.inputs import Found
 from tidemill.batch.ledger import PartFile, Sealed, decode_kept
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
@@ -29,6 +30,8 @@ from tidemill.errors import RunError, SinkError
 __all__ = ["ObjectStage"]
 
 _DIGEST = "sha256"
+# Written when all of a spool is there.
+_SHARED = "spool/done.json"
 # The most that a store copies in one request.
 _COPIED_BYTES = 5 << 30
 
@@ -48,6 +51,20 @@ class ObjectStage:
     @property
     def spool(self) -> Path:
         return self._local("spool")
+
+    def share(self, found: Found) -> Found:
+        if found.root != str(self.spool):
+            return found
+        for file in found.files:
+            self._objects.put(f"spool/{file.name}", self.spool / file.name)
+        shared = Found(f"{self.where}/spool", found.format, found.files, found.origin)
+        self._objects.put(_SHARED, msgspec.json.encode(shared))
+        shutil.rmtree(self.spool)
+        return shared
+
+    def shared(self) -> Found | None:
+        data = self._objects.get(_SHARED)
+        return None if data is None else decode_kept(data, Found, f"{self.where}/{_SHARED}")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -163,7 +180,7 @@ class ObjectStage:
         self._forget()
 
     def remove_unused(self) -> None:
-        if not any(True for kind in ("shards", "dead") for _ in self._objects.list(kind)):
+        if not any(True for kind in ("shards", "dead", "spool") for _ in self._objects.list(kind)):
             self.remove()
 
     def _damaged(self, kind: Kind, name: str) -> RunError:
