@@ -121,7 +121,8 @@ def parse_place(text: str) -> Place:
             return Place("", unquote(rest), {}, unquote(rest), text)
         raise ConfigError(f"{_masked(text)}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
     body, _, query = rest.partition("?")
-    if "@" in query.partition("=")[0]:
+    cut = ":" in body and "@" in query and not {"/", "@"} & set(body)
+    if cut or "@" in query.partition("=")[0]:
         raise ConfigError(f"{scheme}: a URI with ? or = before its @; write such characters of a password as %XX")
     pairs = parse_qsl(query, keep_blank_values=True)
     twice = next((k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i])), None)
