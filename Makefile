@@ -20,8 +20,9 @@ setup-services:  ## Install the system programs that tests and benchmarks start 
 demo: .venv/.demo  ## Train, package, serve, score and verify a model on real data
 	$(BIN)/python demo/run.py
 
+# loadgroup: what needs a cluster goes to one worker, which starts it once.
 test: .venv/.dev  ## Run all tests
-	$(BIN)/python -m pytest -n logical
+	$(BIN)/python -m pytest -n logical --dist loadgroup
 
 fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests and sequences of frames (make test sends some)
 	TIDEMILL_FUZZ=10000 $(BIN)/python -m pytest tests/realtime/test_fuzz.py tests/realtime/test_http2_fuzz.py tests/realtime/grpc/test_fuzz.py --timeout 900
