@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -33,7 +34,6 @@ SETTINGS = {
     "spark.sql.shuffle.partitions": "2",
     "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
     "spark.connect.grpc.binding.address": "127.0.0.1",
-    "spark.connect.grpc.binding.port": "0",
     "spark.speculation": "true",
     "spark.speculation.interval": "100ms",
     "spark.speculation.multiplier": "1.5",
@@ -46,7 +46,8 @@ RAY_NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "node_ip_address": 
 
 @contextmanager
 def spark_session(directory: Path) -> Iterator[SparkSession]:
-    """A session of a standalone cluster: a master and two workers of one core each; speculation and retries are on."""
+    """A session of a standalone cluster: a master and two workers of one core each; speculation and retries are on,
+    and Connect is served."""
     import pyspark
     from pyspark.sql import SparkSession
 
@@ -59,7 +60,9 @@ def spark_session(directory: Path) -> Iterator[SparkSession]:
         for host in HOSTS:
             _started(stack, directory, launch, "worker.Worker", host, "--cores", "1", "--memory", "600m", address)
         builder = SparkSession.builder.appName("tests").master(address)
-        for name, value in SETTINGS.items():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            connect = str(free.getsockname()[1])
+        for name, value in {**SETTINGS, "spark.connect.grpc.binding.port": connect}.items():
             builder = builder.config(name, value)
         session = builder.getOrCreate()
         stack.callback(session.stop)

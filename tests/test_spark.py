@@ -234,8 +234,8 @@ session.stop()
 
 
 def test_a_connect_session(spark: SparkSession, package: Path, source: Path) -> None:
-    service = spark._jvm.org.apache.spark.sql.connect.service.SparkConnectService
-    command = [sys.executable, "-c", CONNECT, package, source, f"sc://127.0.0.1:{service.localPort()}"]
+    port = spark.conf.get("spark.connect.grpc.binding.port")
+    command = [sys.executable, "-c", CONNECT, package, source, f"sc://127.0.0.1:{port}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1:] == [
