@@ -55,9 +55,9 @@ def submit(
     else:
         made = found.submission
         run, commit = escape(found.run_id), escape(str(made.commit_job))
-        size = "all are sealed" if made.score_job is None else f"{made.size} children of job {escape(made.score_job)}"
+        by = "" if made.score_job is None else f" by job {escape(made.score_job)}, {made.size:,} at once"
         output().print(
-            f"run {run}: {len(made.shards):,} of {found.shards:,} shards to score, {size}; then job {commit} commits; "
+            f"run {run}: {len(made.shards):,} of {found.shards:,} shards to score{by}; then job {commit} commits; "
             f"`tidemill run status {run}` tells how it goes",
             soft_wrap=True,
         )

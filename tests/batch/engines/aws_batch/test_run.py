@@ -67,11 +67,16 @@ def test_a_run_through_everything_that_happens_to_containers(
         assert {s for s in range(8) if f"shard {s} is begun" in again.said()} == left
     assert sealed(submitted) == set(range(8))
 
-    last = host.start(commit)
+    # One that commits is killed while it does.
+    dying = host.start(commit)
+    dying.until(lambda: bucket.names("out/part-") != [])
+    dying.process.kill()
+    dying.ended()
+    last = host.start(commit, attempt=2)
     assert last.ended() == 0, last.said()
     bucket.check_output(tmp_path)
     before = bucket.names("")
-    second = host.start(commit, attempt=2)
+    second = host.start(commit, attempt=3)
     assert second.ended() == 0, second.said()
     assert "is committed already" in second.said()
     assert bucket.names("") == before
@@ -80,7 +85,7 @@ def test_a_run_through_everything_that_happens_to_containers(
     assert (record["state"], record["read"], record["dead"]) == ("done", 7500, 8)
     told = json.dumps(record | {"state": "cancelled"}).encode()
     bucket.client.put_object(Bucket=bucket.name, Key="runs/r1/record.json", Body=told)
-    third = host.start(commit, attempt=3)
+    third = host.start(commit, attempt=4)
     assert third.ended() == 0, third.said()
     assert json.loads(bucket.read("runs/r1/record.json"))["state"] == "done"
     late = host.start(job, 2, attempt=3)

@@ -23,7 +23,7 @@ from tidemill.batch.engines.aws_batch.jobs import CANCELLED, LOG_GROUP, living
 from tidemill.batch.engines.aws_batch.submit import Submitted, submit
 from tidemill.batch.jobs.gate import Gate
 from tidemill.batch.jobs.index import RunIndex
-from tidemill.errors import IntegrityError, NotFound, RunError
+from tidemill.errors import ConfigError, IntegrityError, NotFound, RunError
 
 
 def until(what: Callable[[], bool]) -> None:
@@ -74,6 +74,41 @@ def test_a_cancelled_run_is_taken_up_again_with_what_is_missing(
     assert (record.state, record.read, record.dead) == ("done", 7500, 8)
     again = submit(a_job(Path(record.package), bucket, first.submission.queue), index=index)
     assert getattr(again, "state", None) == "already_done"
+
+
+def test_a_job_file_is_submitted_by_the_command(
+    aws: Aws, bucket: Bucket, slow: Path, queue: str, index: RunIndex, tmp_path: Path
+) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(f"""
+name = "nightly"
+package = "{slow}"
+source = "s3://{bucket.name}/in/"
+sink = "s3://{bucket.name}/out/"
+
+[engine.aws_batch]
+queue = "nowhere"
+image = "registry.example/tidemill:1"
+stage = "s3://{bucket.name}/runs"
+""")
+    local = tidemill("job", "submit", file)
+    assert local.exit_code == ConfigError.exit_code
+    assert 'expected name = "aws_batch"' in local.stderr
+    changes = ("--set", f"engine.aws_batch.queue={queue}", "--set", "engine.aws_batch.vcpus=3")
+    done = tidemill("job", "submit", file, "--engine", "aws_batch", *changes, "--run-id", "r1")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("run r1: 1 of 1 shards to score by job ")
+    record = index.get("r1")
+    assert (record.state, record.engine, record.job_file) == ("running", "aws_batch", str(file))
+    commit = Host(aws, tmp_path).job(_last(bucket)["commit_job"])
+    definition = Host(aws, tmp_path).definition(commit["jobDefinition"])
+    assert {"type": "VCPU", "value": "3"} in definition["containerProperties"]["resourceRequirements"]
+    assert "r1" in tidemill("run", "list").stdout
+
+
+def _last(bucket: Bucket) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(bucket.read("runs/r1/submission-001.json"))
+    return found
 
 
 def test_a_run_that_was_sealed_but_not_committed_needs_no_child(
