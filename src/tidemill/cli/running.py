@@ -66,6 +66,12 @@ def show_report(report: RunReport, json: bool) -> None:
         f"manifest {escape(report.manifest)}",
         soft_wrap=True,
     )
+    words = [f"chunks of {report.chunk_rows:,} rows, calls of {report.call_rows:,}"]
+    if report.quarantined_shards:
+        words.append(f"{report.quarantined_shards:,} shards set aside")
+    if report.worker_deaths:
+        words.append(f"{report.worker_deaths:,} processes ended while they answered")
+    console.print("; ".join(words), soft_wrap=True)
 
 
 def _told(text: str) -> None:
