@@ -58,6 +58,8 @@ class Attempts:
         tries = 0
         while True:
             tries += 1
+            if tries > 1:
+                watch.again(shard.index, tries)
             tally = _Tally(watch, self._work.noting(shard) if self._work.noting is not None else None)
             try:
                 return self._score(shard, tally)

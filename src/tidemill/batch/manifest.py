@@ -48,7 +48,8 @@ class RunManifest(Config, frozen=True, kw_only=True):
     """The whole record of a run. `parts` are the files that hold the rows, with their checksums.
 
     `job` is the name in its job file, `checks` is what the gate asked before it was published, `outputs` are the values
-    of the model's outputs. `cpu_seconds` and `peak_rss_bytes` are those of the driver in its last execution.
+    of the model's outputs. `attempts` counts how often those shards were begun that had to be begun more than once,
+    `cpu_seconds` and `peak_rss_bytes` are those of the driver in its last execution.
     """
 
     format: Literal[1]
@@ -57,6 +58,7 @@ class RunManifest(Config, frozen=True, kw_only=True):
     state: Literal["done", "over_budget", "held"]
     finished_at: str
     seconds: float
+    attempts: dict[int, int] = msgspec.field(default_factory=dict)
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     read: int

@@ -61,7 +61,8 @@ class ScoreOptions(Config, frozen=True, kw_only=True):
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """A moment of a run. `total_rows` is None while an input's rows cannot be known without reading it.
 
-    `errors` counts dead rows by the code of their first problem. Rows of a resumed run's sealed shards are counted
+    `errors` counts dead rows by the code of their first problem, `attempts` how often those shards were begun that had
+    to be begun more than once. Rows of a resumed run's sealed shards are counted
     in; `resumed_rows` tells how many those are, so that a rate can leave them out.
     """
 
@@ -75,6 +76,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     shards: int
     seconds: float
     errors: dict[str, int]
+    attempts: dict[int, int] = msgspec.field(default_factory=dict)
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -71,7 +71,9 @@ def run_plan(work: Work, target: Target, observer: Observer | None = None) -> Ru
         made = checked_manifest(plan, markers, stage, state=state, finished_at=now, seconds=watch.seconds)
         job = "" if observer is None else observer.job
         used = round(cpu_seconds() - cpu, 3)
-        return msgspec.structs.replace(made, job=job, cpu_seconds=used, peak_rss_bytes=peak_rss())
+        return msgspec.structs.replace(
+            made, job=job, attempts=watch.attempts, cpu_seconds=used, peak_rss_bytes=peak_rss()
+        )
 
     try:
         for marker in list(sealed.values()):
@@ -132,7 +134,7 @@ def _publish(plan: Plan, held: RunManifest, schema: pa.Schema, stage: Stage, tar
     markers = [sealed[i] for i in sorted(sealed)]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = checked_manifest(plan, markers, stage, state="done", finished_at=now, seconds=held.seconds)
-    kept = {name: getattr(held, name) for name in ("job", "checks", "cpu_seconds", "peak_rss_bytes")}
+    kept = {name: getattr(held, name) for name in ("job", "checks", "attempts", "cpu_seconds", "peak_rss_bytes")}
     publication = target.publication(plan, stage, schema)
     try:
         for marker in markers:

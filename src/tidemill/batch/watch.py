@@ -49,6 +49,7 @@ class Watch:
         self._read = self._dead = self._done = self._resumed = 0
         self._began = time.monotonic()
         self._told = 0.0
+        self._attempts: dict[int, int] = {}
         self.stopping = threading.Event()
         """Set by `stop`."""
         self.deaths = 0
@@ -80,6 +81,17 @@ class Watch:
             self._read -= rows
             self._errors.subtract(errors)
             self._dead -= sum(errors.values())
+
+    def again(self, shard: int, attempt: int) -> None:
+        """A shard is begun once more: its second, third, … attempt of this execution."""
+        with self._lock:
+            self._attempts[shard] = attempt
+
+    @property
+    def attempts(self) -> dict[int, int]:
+        """How often shards were begun, of those that were begun more than once."""
+        with self._lock:
+            return dict(self._attempts)
 
     def sealed(self) -> None:
         """Count a shard as done."""
@@ -145,5 +157,6 @@ class Watch:
                 shards=self._shards,
                 seconds=self.seconds,
                 errors=self._counted(),
+                attempts=dict(self._attempts),
             )
         )

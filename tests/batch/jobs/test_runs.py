@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,9 @@ from tests.batch.jobs.test_hooks import receiver
 from tests.batch.jobs.test_metrics import samples
 from tests.batch.support import make_package, read_output, table, write
 from tidemill.batch.jobs.index import RunIndex
+from tidemill.batch.ledger import Sealed
+from tidemill.batch.shard import score_shard
+from tidemill.errors import SourceError
 
 
 def state(index: RunIndex, run_id: str) -> str:
@@ -45,6 +49,25 @@ def test_a_run_is_on_record_with_all_its_figures(package: Path, source: Path, tm
     assert "4,000 read = 4,000 written + 0 dead" in shown
     assert record.run_id in tidemill("run", "list", "--job", "nightly", "--state", "done")
     assert record.run_id not in tidemill("run", "list", "--state", "failed")
+
+
+def test_attempts_at_shards_are_counted(
+    package: Path, source: Path, tmp_path: Path, index: RunIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that answers the second time."""
+    wrong = [SourceError("0.parquet: cannot be read: Input/output error")]
+
+    def flaky(*arguments: Any, **more: Any) -> Sealed:
+        if wrong:
+            raise wrong.pop()
+        return score_shard(*arguments, **more)
+
+    monkeypatch.setattr("tidemill.batch.attempts.score_shard", flaky)
+    tidemill("job", "run", job_file(tmp_path, package, source, tmp_path / "out"), "--run-id", "one")
+    record = index.get("one")
+    assert record.attempts == {0: 2}
+    assert json.loads(Path(record.manifest).read_text())["attempts"] == {"0": 2}
+    assert "shard 0 2 times" in tidemill("run", "show", "one")
 
 
 def test_runs_of_score_are_on_record_too(package: Path, source: Path, tmp_path: Path, index: RunIndex) -> None:

@@ -167,6 +167,7 @@ class _Conductor:
             dead=moment.rows_dead,
             resumed_rows=moment.resumed_rows,
             errors=moment.errors,
+            attempts=moment.attempts,
             shards_done=moment.shards_done,
             rows_per_second=round(fresh / moment.seconds, 1) if moment.seconds > 0 else 0.0,
         )

@@ -96,6 +96,7 @@ def _figures(manifest: RunManifest) -> dict[str, object]:
         "written": manifest.written,
         "dead": manifest.dead,
         "errors": manifest.errors,
+        "attempts": manifest.attempts,
         "dead_letters": manifest.dead_letters,
         "shards_done": len(manifest.plan.shards),
         "seconds": seconds,
