@@ -26,6 +26,7 @@ from tidemill.errors import ConfigError, InputError, NothingGained, PackageError
 from tidemill.model.package import open_package, write_package
 from tidemill.optimise import OptimiseOptions, Report, optimise
 from tidemill.optimise.options import Candidate
+from tidemill.optimise.run import differences
 from tidemill.packaging import PackageOptions, describe, package_model
 from tidemill.prediction.live import Live
 
@@ -286,6 +287,34 @@ def test_a_transform_stands_before_the_pruned_model_as_it_did(models_dir: Path, 
     assert made.path("transform.py").read_text() == code
     assert not [c for c in run_checks(made.directory) if c.verdict == "fail"]
     assert math.isfinite(report.noise)
+
+
+def test_a_graph_of_fixed_rows_is_told_of_and_not_pruned(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+        onnx.helper.make_node("Relu", ["h"], ["r"]),
+        onnx.helper.make_node("MatMul", ["r", "v"], ["value"]),
+    ]
+    weights = {"w": rng.normal(size=(2, 8)), "b": rng.normal(size=8), "v": rng.normal(size=(8, 1))}
+    constants = {name: value.astype(np.float32) for name, value in weights.items()}
+    (tmp_path / "four.onnx").write_bytes(graph(nodes, {"x": ("FP32", [4, 2])}, {"value": ("FP32", [4, 1])}, constants))
+    package_model(tmp_path / "four.onnx", tmp_path / "four", PackageOptions(columns=("a", "b"), task="regression"))
+    x = rng.normal(size=(100, 2))
+    truth = np.where(np.arange(100) % 10, x.sum(axis=1), np.nan)
+    pq.write_table(pa.table({"a": x[:, 0], "b": x[:, 1], "target": truth}), tmp_path / "rows.parquet")
+    report = tried(tmp_path / "four", options(tmp_path / "rows.parquet", metric="mae", prune=(0.5,)))
+    assert report.unused["prune0.5"].startswith("its inside cannot be looked at: InvalidArgument")
+    assert report.notes[0] == "10 rows have no target, and are left out"
+    assert report.rows + report.calibration_rows == 90
+
+
+def test_a_form_that_answers_no_numbers_is_infinitely_far_and_refused() -> None:
+    one, nan = np.array([1.0, 2.0], np.float32), np.array([1.0, np.nan], np.float32)
+    labels = np.array(["a", "b"], object)
+    assert differences({"x": one, "y": labels}, {"x": nan, "y": labels[::-1]}) == {"x": math.inf, "y": 1.0}
+    assert differences({"x": nan}, {"x": nan}) == {"x": 0.0}
+    assert differences({"x": one}, {"x": one[:, None]}) == {"x": math.inf}
 
 
 @pytest.mark.parametrize("absent", ["onnx", "lleaves"])

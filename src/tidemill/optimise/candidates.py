@@ -48,8 +48,12 @@ def candidates(
     yield from _forms(parent, model, feeds, "", "", kinds, work)
     for share in options.prune:
         name = f"prune{share:g}"
-        pruned, cuts = prune_units(model, feeds, share)
-        pruned, more = prune_trees(pruned, feeds, share)
+        try:
+            pruned, cuts = prune_units(model, feeds, share)
+            pruned, more = prune_trees(pruned, feeds, share)
+        except PackageError as error:
+            yield name, str(error)
+            continue
         if not cuts and not more:
             yield name, f"no hidden dense layer and no tree ensemble loses anything at a share of {share:g}"
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tidemill.errors import ConfigError, InputError, listing
 from tidemill.packaging.table import LikeTable, read_like, table_batches
@@ -52,7 +53,7 @@ def read_evaluation(place: str, target: str, live: Live) -> Evaluation:
     if target in inputs:
         raise ConfigError(f"--target {target}: the model reads it, so that it is no truth to judge by")
     whole = pa.Table.from_batches(_chosen(place, target, inputs, table.count)).combine_chunks()
-    known = whole.filter(whole[target].is_valid())
+    known = whole.filter(pc.invert(whole[target].is_null(nan_is_null=pa.types.is_floating(whole[target].type))))
     notes = []
     if known.num_rows < whole.num_rows:
         notes.append(f"{whole.num_rows - known.num_rows} rows have no {target}, and are left out")
@@ -82,12 +83,16 @@ def read_evaluation(place: str, target: str, live: Live) -> Evaluation:
 
 def answers(live: Live, rows: Rows) -> tuple[dict[str, Array], Array, str]:
     """The outputs of all rows, which of them have an answer (BOOL), and why the first one without has none. Rows are
-    asked in calls as a batch run makes them.
+    asked in calls as a batch run makes them; an output whose shape varies from call to call is left out.
     """
     results = [live.predict(rows.slice(at, at + CALL_ROWS)) for at in range(0, rows.n, CALL_ROWS)]
-    outputs = Rows.concat([r.outputs for r in results]).columns
+    outputs = {}
+    for name in results[0].outputs.columns:
+        parts = [r.outputs[name] for r in results]
+        if len({part.shape[1:] for part in parts}) == 1:
+            outputs[name] = np.concatenate(parts)
     why = next((p.message for r in results for p in r.problems), "")
-    return dict(outputs), np.concatenate([r.answered for r in results]), why
+    return outputs, np.concatenate([r.answered for r in results]), why
 
 
 def _chosen(place: str, target: str, inputs: set[str], count: int) -> Iterator[pa.RecordBatch]:

@@ -93,7 +93,7 @@ def feeds_of(model: onnx.ModelProto, rows: Rows) -> dict[str, Array]:
 
 
 def tensor_values(model: onnx.ModelProto, names: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The values that tensors inside the graph take for these feeds."""
+    """The values that tensors inside the graph take for these feeds. Raises PackageError where it refuses them."""
     wanted = [n for n in dict.fromkeys(names) if n not in feeds]
     found = {name: feeds[name] for name in names if name in feeds}
     if wanted:
@@ -101,8 +101,12 @@ def tensor_values(model: onnx.ModelProto, names: Sequence[str], feeds: Mapping[s
         probe.CopyFrom(model)
         known = {o.name for o in probe.graph.output}
         probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in wanted if n not in known)
-        session = ort.InferenceSession(probe.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
-        found.update(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+        try:
+            session = ort.InferenceSession(probe.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+            values = session.run(wanted, dict(feeds))
+        except Exception as error:
+            raise PackageError(f"its inside cannot be looked at: {type(error).__name__}: {str(error)[:300]}") from error
+        found.update(zip(wanted, values, strict=True))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from tidemill.prediction.live import Live
 from tidemill.rows import Array, Rows
 from tidemill.runtimes import Runtime
 
-__all__ = ["optimise"]
+__all__ = ["differences", "optimise"]
 
 # The parent, and the parent once more: how far these two are apart is what a difference must exceed.
 _PARENT, _AGAIN = "", "parent again"
@@ -102,7 +103,7 @@ class _Trial:
             value = self.metric.score(given)
         else:
             notes = (f"{len(good) - int(good.sum())} of {len(good)} rows fail: {why}",)
-        self.forms[name] = _Form(rebuilt, live, value, _differences(self._expected, given), notes)
+        self.forms[name] = _Form(rebuilt, live, value, differences(self._expected, given), notes)
         return ""
 
     def judged(self, options: OptimiseOptions, unused: Mapping[str, str]) -> Report:
@@ -240,13 +241,19 @@ def _figures(live: Live, metric: float, timing: Timing) -> Figures:
     )
 
 
-def _differences(expected: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, float]:
+def differences(expected: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, float]:
+    """Infinite where one of both is no number, or has another shape."""
     found = {}
-    for name, want in expected.items():
-        got = given[name]
-        if want.dtype.kind == "f":
-            apart = np.abs(got.astype(np.float64) - want.astype(np.float64))
-            found[name] = float(np.nanmax(apart, initial=0.0))
-        else:
+    for name in expected.keys() & given.keys():
+        want, got = expected[name], given[name]
+        if want.shape != got.shape:
+            found[name] = math.inf
+        elif want.dtype.kind != "f":
             found[name] = float(np.mean(got != want))
-    return found
+        elif not np.array_equal(np.isfinite(got), np.isfinite(want)):
+            found[name] = math.inf
+        else:
+            finite = np.isfinite(want)
+            apart = np.abs(got[finite].astype(np.float64) - want[finite].astype(np.float64))
+            found[name] = float(apart.max(initial=0.0))
+    return dict(sorted(found.items()))
