@@ -29,7 +29,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Option = str | bool | int | float
 # Schemes whose body is a path of this machine where no `//` follows.
-_PATHS = frozenset({"", "delta", "duckdb", "files", "sqlite"})
+_PATHS = frozenset({"", "delta", "duckdb", "files", "parquet", "sqlite"})
 _MOST_BYTES = 1 << 20
 # Options of a run that a job file keeps in a table.
 GROUPED = {
