@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.batch.stores.conftest import Bucket
@@ -141,6 +143,38 @@ def test_killed_around_the_commit(
     whole(ground, sink, report)
     again = score(package, f"{ground.uri}/in", uri, options)
     assert (again.state, again.read) == ("already_done", ROWS)
+
+
+@pytest.mark.parametrize(("sink", "commit"), [("out", "PUT .*manifest"), ("out.csv", r"PUT .*/out\.csv(\?|$)")])
+def test_a_driver_that_was_stopped_and_overtaken_changes_nothing(
+    package: Path, ground: Bucket, hurting: Proxy, tmp_path: Path, small_shards: None, sink: str, commit: str
+) -> None:
+    """SIGSTOP while its commit is on the way and is lost; the run is ended elsewhere, then it goes on."""
+    uri = f"{ground.uri}/{sink}"
+    run = child(RUN, f"{ground.uri}/in", uri, package)
+    stopped = threading.Event()
+    hurting.hurt("vanish", commit, call=lambda: (run.send_signal(signal.SIGSTOP), stopped.set()))
+    try:
+        assert stopped.wait(60)
+        options = ScoreOptions(
+            run_id="r1", pass_through=("id",), workers=1, mode="overwrite", stage=str(tmp_path / "elsewhere")
+        )
+        report = score(package, f"{ground.uri}/in", uri, options)
+        published = _published(ground, sink)
+    finally:
+        run.send_signal(signal.SIGCONT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    late = msgspec.json.decode(out.splitlines()[-1], type=RunReport)
+    assert (late.state, late.written, late.dead_letters) == ("done", report.written, report.dead_letters)
+    whole(ground, sink, report)
+    assert _published(ground, sink) == published
+    assert len({n.split("r1-")[1][:8] for n in ground.names() if "r1-" in n}) == 1
+
+
+def _published(bucket: Bucket, sink: str) -> list[tuple[str, bytes]]:
+    names = [n for n in bucket.names() if n == sink or ("manifest" in n and n[0] != ".")]
+    return [(n, bucket.read(n)) for n in names]
 
 
 def _killed(process: subprocess.Popen[str]) -> None:

@@ -86,7 +86,12 @@ def test_a_store_that_stays_away_is_one_error(
     with pytest.raises(SinkError, match=r"a/b: marker cannot be written: .*503") as caught:
         objects.create("marker", b"mine")
     assert "\n" not in str(caught.value)
-    assert len(hurting.seen) < 50
+    many = len(hurting.seen)
+    assert 6 < many < 50
+    monkeypatch.setattr("tidemill.batch.stores.objects._PATIENCE", 0.0)
+    with pytest.raises(SinkError, match="marker cannot be written"):
+        objects.create("marker", b"mine")
+    assert len(hurting.seen) - many < many
 
 
 @pytest.mark.parametrize("kind", ["cut", "drop", "vanish", "late status"])
@@ -142,9 +147,14 @@ def test_a_large_file_goes_up_in_parts_and_none_stay(
     assert bucket.read("a/b/large") == data
     assert bucket.client.head_object(Bucket=bucket.name, Key="a/b/large")["Metadata"] == {"sha256": "abc"}
     now = datetime.now(UTC) + timedelta(minutes=1)
+    hurting.hurt("status", r"^PUT .*partNumber=2", times=1000, status=503)
+    monkeypatch.setattr("tidemill.batch.stores.objects._TRIES", 2)
+    with pytest.raises(SinkError, match="larger cannot be written"):
+        objects.put("larger", tmp_path / "file")
     # The reply that told of an upload was lost: nobody but the store knows of it, until somebody asks.
     abort_uploads(bucket.uri, abandoned_uploads(f"{bucket.uri}/a/b", timedelta(0), now))
     assert bucket.uploads() == []
+    assert bucket.names() == ["a/b/large"]
 
 
 @pytest.mark.parametrize(

@@ -46,15 +46,16 @@ def _opened(scheme: str, bucket: str, said: tuple[tuple[str, str], ...]) -> Obje
         from obstore.store import AzureStore, GCSStore, S3Store
     except ModuleNotFoundError:
         raise MissingExtra(f"{scheme}://", "s3") from None
-    # The timeout is for a whole request with its body; what is stuck before that is found by the read timeout.
+    # The timeout is for a whole request with its body; an answer must begin, and go on, within the read timeout, which
+    # counts from the beginning of what is sent.
     client: ClientConfig = {
         "timeout": timedelta(minutes=10),
-        "read_timeout": timedelta(seconds=30),
+        "read_timeout": timedelta(minutes=2),
         "connect_timeout": timedelta(seconds=5),
     }
     retry: RetryConfig = {
         "max_retries": 3,
-        "retry_timeout": timedelta(minutes=10),
+        "retry_timeout": timedelta(minutes=2),
         "backoff": {"init_backoff": timedelta(milliseconds=50), "max_backoff": timedelta(seconds=2), "base": 2},
     }
     try:

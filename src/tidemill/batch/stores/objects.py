@@ -26,6 +26,7 @@ __all__ = ["PUT_BYTES", "Entry", "Objects", "pause"]
 T = TypeVar("T")
 # On top of the few that the library makes by itself: a store that is away for some seconds ends no run.
 _TRIES = 7
+_PATIENCE = 120.0
 # Up to here an object goes up in one request, above in parts of this size.
 PUT_BYTES = 32 << 20
 _STREAM = 4 << 20
@@ -257,8 +258,7 @@ class Objects:
         from obstore.exceptions import BaseError
 
         last: BaseException | None = None
-        for attempt in range(_TRIES):
-            pause(attempt)
+        for _ in _tries():
             try:
                 obstore.put(
                     self._store,
@@ -288,8 +288,7 @@ class Objects:
         from obstore.exceptions import BaseError
 
         last: BaseException | None = None
-        for attempt in range(_TRIES):
-            pause(attempt)
+        for _ in _tries():
             try:
                 return call()
             except _Disk as error:
@@ -390,6 +389,16 @@ def _hopeless(error: BaseException) -> bool:
     )
     # A listing of a bucket that does not exist.
     return isinstance(error, kinds) or "404 Not Found" in str(error)
+
+
+def _tries() -> Iterator[None]:
+    """As often as is worth it; a store that answers only by silence is given up sooner."""
+    began = time.monotonic()
+    for attempt in range(_TRIES):
+        if attempt and time.monotonic() - began > _PATIENCE:
+            return
+        pause(attempt)
+        yield
 
 
 def pause(attempt: int) -> None:
