@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,10 @@ import pytest
 from tests.batch.databases.server import PASSWORD, Server
 from tests.batch.support import answers, table, write
 from tidemill.batch import ScoreOptions, score
+from tidemill.batch.databases.names import TableName
+from tidemill.batch.databases.postgres_run import PostgresRun
+from tidemill.batch.jobs.gc import collect
+from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.options import RunReport
 from tidemill.errors import ConfigError, RunError, SinkError, TidemillError
 
@@ -233,6 +238,14 @@ def test_text_that_postgres_cannot_hold(package: Path, database: str, sql: psyco
     pq.write_table(rows, "in.parquet")
     with pytest.raises(SinkError, match="invalid byte sequence"):
         score(package, "in.parquet", f"{database}?table=scores", ScoreOptions(pass_through=("label",)))
+    assert sql.execute("SELECT to_regclass('scores') IS NULL").fetchone() == (True,)
+
+
+def test_times_finer_than_microseconds_are_not_cut(package: Path, database: str, sql: psycopg.Connection[Any]) -> None:
+    rows = table(3).append_column("at", pa.array([1_000, 2_000, 2_001], pa.timestamp("ns")))
+    pq.write_table(rows, "in.parquet")
+    with pytest.raises(SinkError, match=r"column 'at' does not fit timestamp: .* would lose data"):
+        score(package, "in.parquet", f"{database}?table=scores", ScoreOptions(pass_through=("at",)))
     assert sql.execute("SELECT to_regclass('scores') IS NULL").fetchone() == (True,)
 
 
@@ -459,3 +472,28 @@ def test_a_server_that_is_away_at_the_end(package: Path, tmp_path: Path, monkeyp
             assert found(sql) == pairs(table(3000))
     finally:
         server.close()
+
+
+def test_what_an_abandoned_run_has_staged_is_collected(
+    package: Path, database: str, sql: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    sql.execute(CREATE)
+    sql.execute("ALTER TABLE scores ADD CHECK (score < 0)")
+    with pytest.raises(SinkError, match="violates check constraint"):
+        into(package, table(300), f"{database}?table=scores", mode="append")
+    assert len(left(sql)) > 2
+    index, place = RunIndex(tmp_path / "index"), f"{database}?table=scores"
+    assert collect([place], timedelta(hours=1), index, dry_run=False) == []
+    [found] = collect([place], timedelta(), index, dry_run=True)
+    assert (found.kind, found.kept) == ("staging", "")
+    assert found.bytes > 8192
+    assert PASSWORD not in found.where
+    assert len(left(sql)) > 2
+    with psycopg.connect(database, application_name=PostgresRun("r1", TableName("public", "scores")).application):
+        assert collect([place], timedelta(), index, dry_run=False) == []
+    collect([place], timedelta(), index, dry_run=False)
+    assert left(sql) == []
+    assert sql.execute("SELECT count(*) FROM tidemill_runs").fetchone() == (0,)
+    # The run can be begun again all the same.
+    sql.execute("ALTER TABLE scores DROP CONSTRAINT scores_score_check")
+    assert into(package, table(300), f"{database}?table=scores", mode="append").written == 300

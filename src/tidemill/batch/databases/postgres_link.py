@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresLink"]
 
-# libpq's own wait is endless.
-_CONNECT_SECONDS = "15"
+# libpq's own patience with a server that says nothing is endless, or hours. Seconds, and milliseconds.
+_PATIENCE = {
+    "connect_timeout": "15",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 _PREFIX = re.compile(r"\A\[libpq\].*?(ERROR|FATAL): +")
 
 
@@ -52,9 +58,7 @@ class PostgresLink:
         self._secrets = [str(v) for k, v in parts.items() if v and k in ("password", "sslpassword")]
         self._conninfo = conninfo.make_conninfo(
             "",
-            **{"connect_timeout": _CONNECT_SECONDS}
-            | parts
-            | {"application_name": application, "client_encoding": "UTF8"},
+            **_PATIENCE | parts | {"application_name": application, "client_encoding": "UTF8"},
         )
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +19,7 @@ from tidemill.errors import RunError
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["PostgresRun", "taken_over"]
+__all__ = ["PostgresRun", "taken_over", "unfinished"]
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS {} (
@@ -96,7 +97,8 @@ class PostgresRun:
         if not kept:
             self._stage(connection, wanted)
         connection.execute(
-            f"UPDATE {self.runs.marked} SET driver = %s, plan = %s WHERE run_id = %s AND target = %s",
+            f"UPDATE {self.runs.marked} SET driver = %s, plan = %s, started_at = now() "
+            "WHERE run_id = %s AND target = %s",
             [driver + 1, digest, self.run_id, self.table.shown],
         )
         return driver + 1
@@ -109,6 +111,30 @@ class PostgresRun:
         columns = ", ".join(f"{quoted(n)} {w.sql}" for n, w in wanted.columns.items())
         connection.execute(f"CREATE {kind} {self.staging.sql} ({columns})")
         connection.execute(f"CREATE {kind} {self.parts.sql} (shard integer PRIMARY KEY, sha256 text, rows bigint)")
+
+    def driven(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether a driver of the run is connected."""
+        row = connection.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()",
+            [self.application],
+        ).fetchone()
+        return row is not None
+
+    def staged_bytes(self, connection: psycopg.Connection[Any]) -> int:
+        """What the staging tables take on the server's disk."""
+        row = connection.execute(
+            "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE oid IN (to_regclass(%s), to_regclass(%s))",
+            [self.staging.sql, self.parts.sql],
+        ).fetchone()
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    def forget(self, connection: psycopg.Connection[Any]) -> None:
+        """Give the run up: a driver of it that is still there changes nothing more."""
+        connection.execute(
+            f"DELETE FROM {self.runs.marked} WHERE run_id = %s AND target = %s AND state = 'running'",
+            [self.run_id, self.table.shown],
+        )
+        self.drop(connection)
 
     def drop(self, connection: psycopg.Connection[Any]) -> None:
         """Take the staging tables away."""
@@ -152,6 +178,18 @@ class PostgresRun:
         if row is None:
             raise taken_over(self.run_id)
         return row[0], row[1], row[2]
+
+
+def unfinished(connection: psycopg.Connection[Any], table: TableName, older_than: timedelta) -> list[tuple[str, float]]:
+    """Runs into a table that were last begun before that and are not committed: their ids, and seconds since."""
+    runs = table.beside(RUNS)
+    if not _exists(connection, runs):
+        return []
+    return connection.execute(
+        f"SELECT run_id, extract(epoch FROM now() - started_at)::float8 FROM {runs.marked} "
+        "WHERE target = %s AND state = 'running' AND started_at < now() - %s ORDER BY 1",
+        [table.shown, older_than],
+    ).fetchall()
 
 
 def taken_over(run_id: str) -> RunError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow as pa
 from tidemill.batch.databases.names import TableName, literal, quoted, table_name
 from tidemill.batch.databases.postgres_link import PostgresLink
 from tidemill.batch.databases.postgres_move import move, repeated_key, staged_rows
-from tidemill.batch.databases.postgres_run import PostgresRun, taken_over
+from tidemill.batch.databases.postgres_run import PostgresRun, taken_over, unfinished
 from tidemill.batch.databases.postgres_table import Wanted, check_place, check_table, existing_table, located
 from tidemill.batch.databases.postgres_types import written
 from tidemill.batch.databases.runs import RUNS, describe, keep_manifest, run_stage
@@ -91,6 +92,24 @@ class PostgresTarget:
         link = PostgresLink(self._place, self._options, run.application)
         return _Publication(link, run, self._wanted(schema), plan, stage)
 
+    def staged(self, older_than: timedelta) -> list[tuple[str, float, int]]:
+        """Runs that were begun before that, were not committed, and have no driver connected: their ids, seconds since
+        and bytes. Raises SinkError.
+        """
+        with self._asked() as connection:
+            table = self._table(connection)
+            found = []
+            for run_id, age in unfinished(connection, table, older_than):
+                run = PostgresRun(run_id, table)
+                if not run.driven(connection):
+                    found.append((run_id, age, run.staged_bytes(connection)))
+            return found
+
+    def forget(self, run_id: str) -> None:
+        """Take away what is staged of a run that nobody goes on with. Raises SinkError."""
+        with _told(self._link), self._link.transaction() as connection:
+            self._run(connection, run_id).forget(connection)
+
     def _wanted(self, schema: pa.Schema) -> Wanted:
         return Wanted.of(schema, self._mode, self._key, self._swap)
 
@@ -137,15 +156,19 @@ class _Publication:
         self._local = threading.local()
         self._connections: list[Any] = []
         self._copies: list[Future[None]] = []
+        self._adding = threading.Lock()
         self._stopped = threading.Event()
 
     def add(self, marker: Sealed) -> None:
         """A part that cannot be copied now, because the server is away, is copied at the commit."""
-        for copy in [c for c in self._copies if c.done()]:
-            self._settled(copy)
-        self._copies.append(self._pool.submit(self._copy, marker))
+        with self._adding:
+            settled = [c for c in self._copies if c.done()]
+            self._copies = [c for c in self._copies if c not in settled]
+            self._copies.append(self._pool.submit(self._copy, marker))
+        for copy in settled:
+            self._settle(copy)
 
-    def _settled(self, copy: Future[None]) -> None:
+    def _settle(self, copy: Future[None]) -> None:
         error = copy.exception()
         if error is not None and not (isinstance(error, self._link.errors) and self._link.gone(error)):
             raise _refused(self._link, error) if isinstance(error, self._link.errors) else error
@@ -153,7 +176,7 @@ class _Publication:
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
         wait(self._copies)
         for copy in self._copies:
-            self._settled(copy)
+            self._settle(copy)
         keep_manifest(manifest)
         until = time.monotonic() + _PATIENCE
         while True:
@@ -240,18 +263,20 @@ class _Publication:
         cursor.execute(f"SELECT 1 FROM {run.parts.sql} WHERE shard = {marker.shard:d}")
         if cursor.fetchone() is not None:
             return
-        copied = cursor.adbc_ingest(
-            run.staging.name, self._rows(marker), mode="append", db_schema_name=run.staging.schema
-        )
+        rows = _Rows(self._batches(marker))
+        schema = pa.schema([pa.field(n, w.arrow) for n, w in self._wanted.columns.items()])
+        reader = pa.RecordBatchReader.from_batches(schema, rows)
+        try:
+            copied = cursor.adbc_ingest(run.staging.name, reader, mode="append", db_schema_name=run.staging.schema)
+        except self._link.errors:
+            if rows.error is not None:
+                raise rows.error from None
+            raise
         if copied != marker.part.rows:
             raise RunError(f"{marker.part.name}: {copied} rows were copied of {marker.part.rows}; nothing is published")
         cursor.execute(
             f"INSERT INTO {run.parts.sql} VALUES ({marker.shard:d}, {literal(marker.part.sha256)}, {copied:d})"
         )
-
-    def _rows(self, marker: Sealed) -> pa.RecordBatchReader:
-        schema = pa.schema([pa.field(n, w.arrow) for n, w in self._wanted.columns.items()])
-        return pa.RecordBatchReader.from_batches(schema, self._batches(marker))
 
     def _batches(self, marker: Sealed) -> Iterator[pa.RecordBatch]:
         for batch in read_part(self._stage.fetch("parts", marker.part.name), _COPY_ROWS):
@@ -265,3 +290,18 @@ class _Publication:
             self._local.connection = self._link.rows()
             self._connections.append(self._local.connection)
         return self._local.connection
+
+
+class _Rows:
+    """Batches on their way through a library that keeps of their error only the text."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except Exception as error:
+            self.error = error
+            raise

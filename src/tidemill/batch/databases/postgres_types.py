@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tidemill.batch.databases.names import quoted
-from tidemill.errors import ConfigError, SourceError
+from tidemill.errors import ConfigError, SinkError, SourceError
 
 __all__ = ["Held", "ReadColumn", "Written", "cast_to", "read_column", "read_values", "written", "written_type"]
 
@@ -235,12 +235,18 @@ def _fits(ours: str, theirs: str, digits: tuple[int, int] | None) -> bool:
 
 
 def written(columns: pa.RecordBatch, types: list[Written]) -> pa.RecordBatch:
-    """A batch in the types that are written. Raises pa.ArrowInvalid where a value would change."""
-    arrays = [c if c.type == w.arrow else _brought(c, w.arrow) for c, w in zip(columns.columns, types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, names=columns.schema.names)
+    """A batch in the types that are written. Raises SinkError where a value would change."""
+    names = columns.schema.names
+    arrays = [_brought(n, c, w) for n, c, w in zip(names, columns.columns, types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=names)
 
 
-def _brought(column: pa.Array, type_: pa.DataType) -> pa.Array:
+def _brought(name: str, column: pa.Array, type_: Written) -> pa.Array:
+    if column.type == type_.arrow:
+        return column
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    return column.cast(type_)
+    try:
+        return column.cast(type_.arrow)
+    except pa.ArrowInvalid as error:
+        raise SinkError(f"column {name!r} does not fit {type_.sql}: {error}; nothing is published") from None

@@ -28,6 +28,7 @@ __all__ = ["Left", "collect", "duration"]
 
 _RUNS = "tidemill-runs"
 _STORES = ("s3", "gs", "az")
+_DATABASES = ("postgresql", "postgres")
 _STAGE = re.compile(rf"\..+\.tidemill-({RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
 _INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", "replaced"})
@@ -55,22 +56,23 @@ def duration(text: str) -> timedelta:
 def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dry_run: bool) -> list[Left]:
     """Remove what is older, and tell of everything that was old enough, with why it stays where it does.
 
-    Each of `places` is an output, a directory that outputs lie in, or a prefix of a store. Without any, it is
-    where the runs of the index are, and their records. Raises ConfigError, RunError for a place that cannot be looked
-    at.
+    Each of `places` is an output, a directory that outputs lie in, a prefix of a store, or a PostgreSQL table. Without
+    any, it is where the runs of the index are, and their records. Raises ConfigError, RunError for a place that cannot
+    be looked at.
     """
     records = {r.run_id: r for r in index.all()}
     named = list(places) or [p for r in records.values() for p in (r.stage, r.output)] + [os.curdir]
     found: list[Left] = []
     for place in dict.fromkeys(named):
         parsed = parse_place(place)
-        if parsed.scheme in _STORES:
+        if parsed.scheme in (*_STORES, *_DATABASES):
+            look = _in_store if parsed.scheme in _STORES else _in_database
             try:
-                found += _in_store(place, older_than, records, dry_run)
+                found += look(place, older_than, records, dry_run)
             except TidemillError as error:
                 if places:
                     raise
-                found.append(Left(kind="store", where=parsed.shown, age=0.0, kept=f"cannot be looked at: {error}"))
+                found.append(Left(kind="place", where=parsed.shown, age=0.0, kept=f"cannot be looked at: {error}"))
         elif not parsed.scheme:
             found += _below(Path(parsed.body).absolute(), older_than, records, dry_run)
     found = list({left.where: left for left in found}.values())
@@ -195,6 +197,19 @@ def _in_store(uri: str, older_than: timedelta, records: Mapping[str, RunRecord],
         if not why and not dry_run:
             remove_objects([one])
         yield msgspec.structs.replace(left, kept=why)
+
+
+def _in_database(uri: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
+    """What is staged beside a table of runs that were not committed and that no driver is connected for."""
+    from tidemill.batch.databases.postgres_target import PostgresTarget
+
+    place = parse_place(uri)
+    target = PostgresTarget(place, "append", ())
+    for run_id, age, size in target.staged(older_than):
+        why = _waited_for(records.get(run_id))
+        if not why and not dry_run:
+            target.forget(run_id)
+        yield Left(kind="staging", where=f"{place.shown}: {run_id}", age=age, bytes=size, kept=why)
 
 
 def _object_stage(record: RunRecord, older_than: timedelta, now: datetime, dry_run: bool) -> Iterator[Left]:
