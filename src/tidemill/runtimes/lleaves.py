@@ -40,12 +40,12 @@ class LleavesRuntime:
 
     releases_gil = True
 
-    def __init__(self, engine: Any, width: int, per_row: int, gives: dict[str, Give]) -> None:
+    def __init__(self, engine: Any, width: int, per_row: int, binary: bool, gives: dict[str, Give]) -> None:
         self.version = f"lleaves {version('lleaves')}, llvmlite {version('llvmlite')}"
         # The code lives as long as the engine.
         self._engine = engine
         self._entry = _Entry(engine.get_function_address(_ENTRY))
-        self._width, self._per_row = width, per_row
+        self._width, self._per_row, self._binary = width, per_row, binary
         self._gives = gives
 
     def run(self, rows: Rows) -> Rows:
@@ -64,6 +64,11 @@ class LleavesRuntime:
         cells = np.ascontiguousarray(matrix, np.float64)
         scores = np.zeros(rows.n if self._per_row == 1 else (rows.n, self._per_row))
         self._entry(cells.ctypes.data, scores.ctypes.data, 0, rows.n)
+        if self._binary:
+            # The compiled code gives the probability of the second class alone.
+            positive, scores = scores, np.empty((rows.n, 2))
+            np.subtract(1.0, positive, out=scores[:, 0])
+            scores[:, 1] = positive
         return Rows({output: give(scores) for output, give in self._gives.items()}, rows.n)
 
 
@@ -85,8 +90,8 @@ def load(package: Package) -> LleavesRuntime:
     problems = list(_differences(width, manifest))
     if problems:
         raise PackageError(f"{path.name} and the signature differ: {'; '.join(problems)}")
-    probable = _objective(path.read_text("utf-8")) == "binary" or per_row > 1
-    return LleavesRuntime(engine, width, per_row, _gives(manifest, per_row, probable))
+    binary = _objective(path.read_text("utf-8")) == "binary"
+    return LleavesRuntime(engine, width, per_row, binary, _gives(manifest, per_row, binary or per_row > 1))
 
 
 def _objective(text: str) -> str:
@@ -107,12 +112,15 @@ def _differences(width: int, manifest: Manifest) -> Iterator[str]:
 
 
 def _gives(manifest: Manifest, per_row: int, probable: bool) -> dict[str, Give]:
-    """How each output comes of the scores. Raises PackageError for one that these trees have not."""
+    """How each output comes of the scores, which are (n, classes) where they are `probable`, else (n,).
+
+    Raises PackageError for an output that these trees have not.
+    """
     classes = per_row if per_row > 1 else 2
     if manifest.transform is not None:
         standard: dict[str, Give] = {
-            LABEL: lambda scores: _classes(scores).argmax(axis=1),
-            PROBABILITIES: lambda scores: _classes(scores).astype(np.float32),
+            LABEL: lambda scores: scores.argmax(axis=1),
+            PROBABILITIES: lambda scores: scores.astype(np.float32),
         }
         return standard if probable else {VALUE: lambda scores: scores.astype(np.float32)}
     outputs = [o for o in manifest.outputs if o.source is None]
@@ -125,10 +133,10 @@ def _give(output: Output, classes: int, probable: bool, names: tuple[str, ...]) 
     if not probable and output.type.is_float and output.shape == (-1,):
         return lambda scores: scores.astype(dtype)
     if probable and output.type.is_float and output.shape == (-1, classes):
-        return lambda scores: _classes(scores).astype(dtype)
+        return lambda scores: scores.astype(dtype)
     if probable and not output.type.is_float and output.shape == (-1,):
         labels = _labels(output, classes, names)
-        return lambda scores: labels[_classes(scores).argmax(axis=1)]
+        return lambda scores: labels[scores.argmax(axis=1)]
     what = f"a score for each of {classes} classes, and a class" if probable else "a value a row"
     raise PackageError(f"output {output.name!r} is {output.datatype} {list(output.shape)}; the trees give {what}")
 
@@ -140,8 +148,3 @@ def _labels(output: Output, classes: int, names: tuple[str, ...]) -> Array:
         return np.array(told, output.type.dtype)
     except ValueError:
         raise PackageError(f"output {output.name!r} is {output.datatype}, the classes are {', '.join(told)}") from None
-
-
-def _classes(scores: Array) -> Array:
-    """FP64 (n, classes): for two classes, the compiled code gives the probability of the second alone."""
-    return np.column_stack([1.0 - scores, scores]) if scores.ndim == 1 else scores
