@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.runtimes.packages import SCORER, SCORER_INPUTS, SCORER_OUTPUTS, WEIGHTS, make
-from tidemill.model.manifest import Slo
+from tidemill.model.manifest import Figures, Optimised, Slo
 from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
 
@@ -21,6 +21,20 @@ BASE: dict[str, Any] = {
     "samples": "samples.arrow",
 }
 AFTER = {"transform.py": "def after(rows):\n    return rows\n"}
+
+FIGURES = Figures(metric=0.9, rows_per_second=1e6, p50_ms=0.01, p99_ms=0.02, bytes=1000)
+OPTIMISED = Optimised(
+    parent="0" * 64,
+    parent_version="1",
+    how="trees 100 → 70",
+    data="rows.parquet",
+    rows=100,
+    metric="accuracy",
+    call_rows=1024,
+    machine="any",
+    before=FIGURES,
+    after=FIGURES,
+)
 
 
 def fingerprint(directory: Path, **change: Any) -> str:
@@ -68,8 +82,9 @@ def test_what_can(change: dict[str, Any], tmp_path: Path) -> None:
         {"files": BASE["files"] | {"samples.arrow": "other rows"}},
         {"description": "what it is for"},
         {"created_at": "2026-11-24T00:00:00Z"},
+        {"optimised": OPTIMISED},
     ],
-    ids=["slo", "samples", "description", "time"],
+    ids=["slo", "samples", "description", "time", "where it comes from"],
 )
 def test_what_cannot(change: dict[str, Any], tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b", **change)
