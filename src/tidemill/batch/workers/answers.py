@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tidemill.batch.options import ScoreOptions
+from tidemill.batch.paging import CHUNK_BYTES
 from tidemill.batch.plan import Plan
 from tidemill.batch.scoring import AHEAD, Scored, Scorer, misread
 from tidemill.batch.workers.channel import Begin
@@ -64,6 +65,7 @@ class Processes:
             begin,
             limits,
             workers,
+            min(workers, _chunks(plan)),
             max(1, cpu_budget() // workers),
             stopping,
             # What may not be asked twice is asked a call at a time, so that no answer is lost with its neighbours.
@@ -99,6 +101,12 @@ class Processes:
             return tables[0]
         rows = pa.Table.from_batches(tables, self._scorer.answer_schema).combine_chunks().to_batches()
         return rows[0] if rows else pa.RecordBatch.from_pylist([], self._scorer.answer_schema)
+
+
+def _chunks(plan: Plan) -> int:
+    """About how many there are, at least."""
+    rows = (plan.total_rows or 0) // (plan.chunk_rows or plan.job.chunk_rows)
+    return 1 + max(rows, sum(f.snapshot.size for f in plan.files) // CHUNK_BYTES)
 
 
 def _model_columns(live: Live, plan: Plan) -> list[str]:

@@ -32,16 +32,18 @@ HOPELESS = 64
 class _Task(Generic[T]):
     """A chunk's columns for the model, what is made of their answers, and the way back."""
 
-    batch: pa.RecordBatch
+    chunk: Shared
+    rows: int
     until: float
     end: Callable[[list[Answer] | Unread], T]
     future: Future[T]
 
 
 class Pool(Generic[T]):
-    """Up to `workers` processes of `threads` threads each, started as there is work that no other is free for.
+    """Up to `workers` processes of `threads` threads each: `first` of them at once, the others as there is work that
+    none is free for.
 
-    The first is started at once: what keeps it from answering is raised here, as RunError, before a row is read.
+    What keeps one of the first from answering is raised here, as RunError, before a row is read.
     `at_once` and `divisible` are those of `settle`. Once `stopping` is set, processes are killed.
     """
 
@@ -50,6 +52,7 @@ class Pool(Generic[T]):
         begin: Begin,
         limits: Limits,
         workers: int,
+        first: int,
         threads: int,
         stopping: threading.Event,
         *,
@@ -71,10 +74,9 @@ class Pool(Generic[T]):
         self._failure: RunError | None = None
         self.deaths = 0
         """Processes that ended while they answered."""
-        self._first: Future[None] = Future()
-        self._keep_another()
         try:
-            self._first.result()
+            for ready in [self._keep_another() for _ in range(first)]:
+                ready.result()
         except BaseException:
             stopping.set()
             self.close()
@@ -86,7 +88,14 @@ class Pool(Generic[T]):
         The future may raise what `end` does, OutOfTime after `until` (a time.monotonic() moment), Stopped once the
         run is `stopping`, and RunError.
         """
-        task = _Task(batch, until, end, Future())
+        # Written by who asks, so that no process waits for it.
+        chunk = Shared()
+        try:
+            chunk.write(batch)
+        except OSError as error:
+            chunk.close()
+            raise RunError(f"no memory for a chunk of {batch.nbytes:,} bytes: {error.strerror}") from error
+        task = _Task(chunk, batch.num_rows, until, end, Future())
         with self._lock:
             self._open += 1
             if self._open > len(self._keepers) and len(self._keepers) < self._workers:
@@ -101,33 +110,38 @@ class Pool(Generic[T]):
         for keeper in self._keepers:
             keeper.join()
 
-    def _keep_another(self) -> None:
+    def _keep_another(self) -> Future[None]:
+        ready: Future[None] = Future()
         name = f"tidemill-worker-{len(self._keepers)}"
-        self._keepers.append(threading.Thread(target=self._keep, name=name))
+        self._keepers.append(threading.Thread(target=self._keep, args=(ready,), name=name))
         self._keepers[-1].start()
+        return ready
 
-    def _keep(self) -> None:
+    def _keep(self, ready: Future[None]) -> None:
         process = Process(self._begin, self._limits, self._threads, self._stopping)
         try:
-            self._prove(process)
+            self._prove(process, ready)
             while (task := self._tasks.get()) is not None:
-                if task.future.set_running_or_notify_cancel():
-                    self._do(process, task)
+                try:
+                    if task.future.set_running_or_notify_cancel():
+                        self._do(process, task)
+                finally:
+                    task.chunk.close()
+                    with self._lock:
+                        self._open -= 1
         finally:
             process.kill()
 
-    def _prove(self, process: Process) -> None:
+    def _prove(self, process: Process, ready: Future[None]) -> None:
         """Each process answers its samples before it is asked for a row; the first that does not ends the run."""
         try:
             process.start()
         except BaseException as error:  # noqa: BLE001 - it is raised where the future is waited for
             if isinstance(error, RunError):
                 self._fail(error)
-            if not self._first.done():
-                self._first.set_exception(error)
+            ready.set_exception(error)
         else:
-            if not self._first.done():
-                self._first.set_result(None)
+            ready.set_result(None)
 
     def _do(self, process: Process, task: _Task[T]) -> None:
         try:
@@ -136,9 +150,6 @@ class Pool(Generic[T]):
             task.future.set_exception(error)
         else:
             task.future.set_result(found)
-        finally:
-            with self._lock:
-                self._open -= 1
 
     def _settled(self, process: Process, task: _Task[T]) -> list[Answer] | Unread:
         if self._stopping.is_set():
@@ -147,23 +158,19 @@ class Pool(Generic[T]):
             raise self._failure
         if time.monotonic() > task.until:
             raise OutOfTime
-        chunk = Shared()
 
         def ask(start: int, stop: int, alone: bool) -> Answer | Death:
-            found = process.ask(chunk, start, stop, alone=alone, until=task.until)
+            found = process.ask(task.chunk, start, stop, alone=alone, until=task.until)
             self._count(found)
             return found
 
         try:
-            chunk.write(task.batch)
-            return settle(task.batch.num_rows, ask, at_once=self._at_once, divisible=self._divisible)
+            return settle(task.rows, ask, at_once=self._at_once, divisible=self._divisible)
         except Unread as error:
             return error
         except RunError as error:
             self._fail(error)
             raise
-        finally:
-            chunk.close()
 
     def _count(self, found: Answer | Death) -> None:
         with self._lock:
