@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tidemill.batch import RunReport
     from tidemill.batch.job import Job
 
-__all__ = ["run_shown", "show_report"]
+__all__ = ["run_shown", "show_report", "warn"]
 
 _WORDS = {
     "done": "done",
@@ -34,7 +34,7 @@ def run_shown(job: Job, file: Path | None, json: bool) -> None:
     job = identified(job)
     try:
         with shown_progress(errors(), quiet=json) as show:
-            report = run_job(job, file=file, progress=show, tell=_told)
+            report = run_job(job, file=file, progress=show, tell=warn)
     except KeyboardInterrupt:
         run_id = escape(str(job.options.run_id))
         errors().print(f"interrupted; the same command with --run-id {run_id} goes on", soft_wrap=True)
@@ -74,5 +74,6 @@ def show_report(report: RunReport, json: bool) -> None:
     console.print("; ".join(words), soft_wrap=True)
 
 
-def _told(text: str) -> None:
+def warn(text: str) -> None:
+    """What went wrong beside a run, and changes nothing of it."""
     errors().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.markup import escape
 from tidemill.cli.aws_batch import cancelled, logs, status
 from tidemill.cli.console import emit_json, output, table
 from tidemill.cli.progress import describe_seconds
+from tidemill.cli.running import warn
 
 if TYPE_CHECKING:
     from tidemill.batch.jobs.index import RunRecord
@@ -82,7 +83,7 @@ def publish(run_id: Id, json: Json = False) -> None:
     from tidemill.batch.jobs.decide import publish_run
     from tidemill.batch.jobs.index import RunIndex
 
-    _decided(publish_run(run_id, RunIndex()), json)
+    _decided(publish_run(run_id, RunIndex(), warn), json)
 
 
 @run.command()
@@ -91,7 +92,7 @@ def discard(run_id: Id, json: Json = False) -> None:
     from tidemill.batch.jobs.decide import discard_run
     from tidemill.batch.jobs.index import RunIndex
 
-    _decided(discard_run(run_id, RunIndex()), json)
+    _decided(discard_run(run_id, RunIndex(), warn), json)
 
 
 @run.command()

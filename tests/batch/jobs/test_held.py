@@ -137,7 +137,7 @@ for step in range(1000):
         for name in ("rename", "fsync", "unlink", "rmdir", "mkdir"):
             setattr(os, name, counted(getattr(os, name)))
         files.rename_new, files.exchange = counted(files.rename_new), counted(files.exchange)
-        decide.publish_run("two", decide.RunIndex())
+        decide.publish_run("two", decide.RunIndex(), print)
         os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, -signal.SIGKILL), code

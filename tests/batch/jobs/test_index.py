@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tidemill.batch.jobs.index import Driver, RunIndex, RunRecord, home, this_process
+from tidemill.batch.jobs.index import Driver, RunIndex, RunRecord, home, now, seen_now, this_process
 from tidemill.errors import NotFound, RunError
 
 
@@ -89,6 +89,15 @@ def test_a_driver_is_alive_until_it_is_not() -> None:
 def test_a_number_used_again_is_another_process() -> None:
     assert msgspec.structs.replace(this_process(), started="1").alive is False
     assert Driver(host="another", pid=os.getpid()).alive is None
+
+
+def test_a_driver_elsewhere_is_gone_when_it_is_silent_for_long() -> None:
+    there = Driver(host="another", pid=1)
+    silent = record(state="running", driver=there)
+    assert seen_now(silent).state == "failed"
+    assert seen_now(msgspec.structs.replace(silent, updated_at=now())).state == "running"
+    # Whose driver nobody knows, as of a run on AWS Batch, is asked for elsewhere.
+    assert seen_now(msgspec.structs.replace(silent, driver=None)).state == "running"
 
 
 def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

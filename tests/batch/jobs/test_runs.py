@@ -161,14 +161,28 @@ def test_every_end_is_told_once(package: Path, source: Path, tmp_path: Path, ind
             until(lambda: state(index, "d") == "running")
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=30)
-    states = ["failed", "held", "done", "cancelled"]
+        tidemill("run", "publish", "b", code=1)  # c is there by now
+        tidemill("run", "discard", "b")
+    states = ["failed", "held", "done", "cancelled", "cancelled"]
     assert log.read_text().split() == states
     reports = [json.loads(body) for _, _, body in server.told]
     assert [r["state"] for r in reports] == states
-    assert [r["run_id"] for r in reports] == ["a", "b", "c", "d"]
+    assert [r["run_id"] for r in reports] == ["a", "b", "c", "d", "b"]
     assert "no such file" in reports[0]["error"]
     assert reports[2]["read"] == reports[2]["written"] + reports[2]["dead"] == 4000
     assert all(h.passed for r in ("a", "b", "c", "d") for h in index.get(r).hooks)
+
+
+def test_publishing_by_hand_is_told_like_any_end(package: Path, source: Path, tmp_path: Path) -> None:
+    prom = tmp_path / "nightly.prom"
+    with receiver() as server:
+        more = f'[gate]\nmin_rows = 5000\n[hooks]\nwebhook = "{server.url}"\n[metrics]\ntextfile = "{prom}"\n'
+        job = job_file(tmp_path, package, source, tmp_path / "out", more)
+        tidemill("job", "run", job, "--run-id", "one", code=5)
+        assert "tidemill_job_last_success_timestamp_seconds" not in samples(prom.read_text())
+        tidemill("run", "publish", "one")
+        assert "tidemill_job_last_success_timestamp_seconds" in samples(prom.read_text())
+    assert [json.loads(body)["state"] for _, _, body in server.told] == ["held", "done"]
 
 
 def test_a_hook_that_fails_is_told_and_undoes_nothing(

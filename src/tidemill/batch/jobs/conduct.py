@@ -14,9 +14,8 @@ from tidemill.batch.blobs import remote
 from tidemill.batch.engines.base import Work
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.gate import Check, Figures, judge
-from tidemill.batch.jobs.hooks import run_hooks
 from tidemill.batch.jobs.index import RunIndex, RunRecord, State, now, this_process
-from tidemill.batch.jobs.metrics import push, write_textfile
+from tidemill.batch.jobs.telling import tell_end, tell_metrics
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import Progress, RunReport
 from tidemill.batch.places import parse_place
@@ -226,17 +225,7 @@ class _Conductor:
 
     def _end(self, state: State, error: str | None) -> None:
         self._change(state=state, error=error, finished_at=now())
-        self._write()
-        left_out = ("format", "outputs", "driver", "hooks")
-        report = {name: value for name, value in self._record.plain().items() if name not in left_out}
-        results = run_hooks(self._job.hooks, report)
-        for result in results:
-            if not result.passed:
-                self._warn(f"hook {result.kind}: {result.told}")
-        if results:
-            self._change(hooks=tuple(results))
-            self._write()
-        self._measure()
+        tell_end(self._record, self._index, self._job.hooks, self._job.metrics, self._warn)
 
     def _before(self) -> Figures | None:
         """The last published run of this job: by the index, or by the manifest of the output that is there now."""
@@ -275,7 +264,7 @@ class _Conductor:
             self._write()
             if time.monotonic() - measured >= self._job.metrics.every:
                 measured = time.monotonic()
-                self._measure()
+                tell_metrics(self._record, self._last_done, self._job.metrics, self._warn)
 
     def _finish_ticking(self) -> None:
         self._ended.set()
@@ -287,15 +276,6 @@ class _Conductor:
                 self._index.write(self._record)
         except OSError as error:
             self._warn(f"the run is not on record: {error}")
-
-    def _measure(self) -> None:
-        metrics = self._job.metrics
-        for wanted, send in ((metrics.textfile, write_textfile), (metrics.pushgateway, push)):
-            if wanted is not None:
-                try:
-                    send(metrics, self._record, self._last_done)
-                except (OSError, ValueError) as error:
-                    self._warn(f"metrics are not told: {error}")
 
     def _warn(self, text: str) -> None:
         """Once each: a gateway that is away is away for the whole run."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from tidemill.batch.blobs import remote
-from tidemill.batch.job import read_job
+from tidemill.batch.job import Job, read_job
+from tidemill.batch.jobs.hooks import Hooks
 from tidemill.batch.jobs.index import RunIndex, RunRecord, now, seen_now, this_process
+from tidemill.batch.jobs.metrics import Metrics
+from tidemill.batch.jobs.telling import tell_end
 from tidemill.batch.ledger import decode_kept
 from tidemill.batch.places import parse_place
 from tidemill.batch.plan import Plan
@@ -25,8 +30,10 @@ __all__ = ["cancel_run", "discard_run", "publish_run"]
 _LOOK_SECONDS = 0.1
 
 
-def publish_run(run_id: str, index: RunIndex) -> RunRecord:
-    """Publish a held run, or finish publishing it. Raises NotFound, RunError where it is not held or cannot be."""
+def publish_run(run_id: str, index: RunIndex, tell: Callable[[str], None]) -> RunRecord:
+    """Publish a held run, or finish publishing it; the hooks and metrics of its job file are told. Raises NotFound,
+    RunError where it is not held or cannot be.
+    """
     before = index.get(run_id)
     if before.state == "done":
         return before
@@ -53,12 +60,13 @@ def publish_run(run_id: str, index: RunIndex) -> RunRecord:
         dead_letters=manifest.dead_letters,
         outputs=manifest.outputs,
     )
-    index.write(record)
-    return record
+    return _told(record, index, tell)
 
 
-def discard_run(run_id: str, index: RunIndex) -> RunRecord:
-    """Give a run up. Raises NotFound, RunError for one that is published or under way."""
+def discard_run(run_id: str, index: RunIndex, tell: Callable[[str], None]) -> RunRecord:
+    """Give a run up; the hooks and metrics of its job file are told. Raises NotFound, RunError for one that is
+    published or under way.
+    """
     record = seen_now(index.get(run_id))
     if record.state == "done":
         raise RunError(f"run {run_id} is published; there is nothing to discard")
@@ -79,8 +87,7 @@ def discard_run(run_id: str, index: RunIndex) -> RunRecord:
         updated_at=now(),
         finished_at=now(),
     )
-    index.write(record)
-    return record
+    return _told(record, index, tell)
 
 
 def cancel_run(run_id: str, index: RunIndex, wait: float) -> RunRecord:
@@ -99,6 +106,23 @@ def cancel_run(run_id: str, index: RunIndex, wait: float) -> RunRecord:
             raise RunError(f"run {run_id}: was told to end, and has not within {wait:g} s; look at it again later")
         time.sleep(_LOOK_SECONDS)
     return seen_now(index.get(run_id))
+
+
+def _told(record: RunRecord, index: RunIndex, tell: Callable[[str], None]) -> RunRecord:
+    job = _job(record)
+    hooks, metrics = (job.hooks, job.metrics) if job is not None else (Hooks(), Metrics())
+    return tell_end(record, index, hooks, metrics, tell)
+
+
+def _job(record: RunRecord) -> Job | None:
+    """The job of a run, by its file as it is now; None where that is no longer its file."""
+    if record.job_file is None:
+        return None
+    try:
+        job = read_job(record.job_file)
+    except ConfigError:
+        return None
+    return job if job.name == record.job else None
 
 
 def _stage(record: RunRecord) -> Stage:
@@ -123,12 +147,11 @@ def _target(record: RunRecord) -> Target:
     sink = record.sink
     if sink is None:
         raise RunError(f"run {record.run_id}: ended before its plan was made")
-    if record.job_file is not None:
-        try:
-            target = open_target(parse_place(read_job(record.job_file).sink), sink.mode, sink.key)
+    job = _job(record)
+    if job is not None:
+        with suppress(ConfigError):  # the file has changed since; the run has not
+            target = open_target(parse_place(job.sink), sink.mode, sink.key)
             if target.describe(record.run_id).uri == sink.uri:
                 return target
-        except ConfigError:
-            pass  # the file has changed since; the run has not
     slash = "/" if sink.directory and not parse_place(sink.uri).scheme else ""
     return open_target(parse_place(sink.uri + slash), sink.mode, sink.key)

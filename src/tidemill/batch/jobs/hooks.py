@@ -14,16 +14,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-from tidemill.batch.jobs.index import HookResult, State
+from tidemill.batch.jobs.index import HookResult
 from tidemill.config import Config
 
 __all__ = ["Command", "Hooks", "Webhook", "run_hooks"]
 
+End = Literal["held", "done", "failed", "cancelled", "over_budget"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
 Address = Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+([/?]\S*)?\Z")]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
@@ -39,7 +40,7 @@ class Webhook(Config, frozen=True, kw_only=True):
     headers: dict[str, Annotated[str, msgspec.Meta(pattern=r"^[^\r\n]*\Z")]] = msgspec.field(default_factory=dict)
     timeout: Seconds = 10.0
     attempts: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
-    on: tuple[State, ...] = ()
+    on: tuple[End, ...] = ()
 
 
 class Command(Config, frozen=True, kw_only=True):
@@ -53,7 +54,7 @@ class Command(Config, frozen=True, kw_only=True):
         default_factory=dict
     )
     timeout: Seconds = 60.0
-    on: tuple[State, ...] = ()
+    on: tuple[End, ...] = ()
 
 
 class Hooks(Config, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ __all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "no
 State = Literal["planned", "running", "committing", "held", "done", "failed", "cancelled", "over_budget"]
 UNDER_WAY = frozenset({"planned", "running", "committing"})
 _MOST_BYTES = 8 << 20
+_SILENT = timedelta(minutes=10)
 
 
 class Driver(Config, frozen=True, kw_only=True):
@@ -124,8 +125,12 @@ class RunRecord(Config, frozen=True, kw_only=True):
 
 
 def seen_now(record: RunRecord) -> RunRecord:
-    """The record as it stands: a run whose driver is gone has failed, whatever its driver wrote last."""
-    if not record.under_way or record.driver is None or record.driver.alive is not False:
+    """The record as it stands: a run whose driver is gone has failed, whatever its driver wrote last. One on another
+    machine is gone when it has written nothing for ten minutes.
+    """
+    if not record.under_way or record.driver is None or record.driver.alive:
+        return record
+    if record.driver.alive is None and datetime.now(UTC) - datetime.fromisoformat(record.updated_at) < _SILENT:
         return record
     error = f"its driver is gone; the same command with the run id {record.run_id} goes on"
     return msgspec.structs.replace(record, state="failed", error=error)
