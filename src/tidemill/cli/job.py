@@ -92,32 +92,32 @@ job.command()(submit)
 def _show(plan: JobPlan) -> None:
     unknown = "known once the input is copied" if plan.files is None else "known once the input is read"
     rows = unknown if plan.rows is None else f"{'about ' if plan.rows_estimated else ''}{plan.rows:,}"
+    origin = ", ".join(f"{name} {value}" for name, value in plan.origin.items())
+    workers = "" if plan.workers is None else f", {plan.workers:,} workers"
+    calls = "" if plan.call_rows is None else f", calls of {plan.call_rows:,} rows"
     trial = plan.trial
+    if trial is not None:
+        tried = f"{trial.rows:,} rows in {trial.seconds:.2f} s by one worker, {trial.rows_per_second:,.0f} rows/s"
+        tried += f"; {trial.dead:,} dead"
+    else:
+        tried = unknown if plan.files is None else "no rows to try"
+    if plan.seconds is not None:
+        seconds = f"about {describe_seconds(plan.seconds)}"
+        cost = "no price_per_hour given" if plan.cost is None else f"about {plan.cost:,.4f}"
+    else:
+        seconds = cost = "as the cluster is large" if plan.workers is None else unknown
     facts = [
         ("package", f"{plan.package} version {plan.version}"),
-        (
-            "source",
-            plan.source + (f" ({', '.join(f'{k} {v}' for k, v in plan.origin.items())})" if plan.origin else ""),
-        ),
+        ("source", plan.source + (f" ({origin})" if origin else "")),
         ("files", unknown if plan.files is None else f"{plan.files:,} ({plan.format}), {plan.bytes:,} bytes"),
         ("rows", rows),
         ("shards", unknown if plan.shards is None else f"{plan.shards:,}"),
         ("sink", f"{plan.sink}, mode {plan.mode}"),
         ("guarantee", plan.guarantee),
-        (
-            "engine",
-            f"{plan.engine}, {plan.workers} workers"
-            + (f", calls of {plan.call_rows:,} rows" if plan.call_rows else ""),
-        ),
-        (
-            "trial",
-            "no rows to try"
-            if trial is None
-            else f"{trial.rows:,} rows in {trial.seconds:.2f} s by one worker: {trial.rows_per_second:,.0f} rows/s, "
-            f"{trial.dead:,} dead",
-        ),
-        ("time", "unknown" if plan.seconds is None else f"about {describe_seconds(plan.seconds)}"),
-        ("cost", "no price_per_hour given" if plan.cost is None else f"about {plan.cost:,.4f}"),
+        ("engine", plan.engine + workers + calls),
+        ("trial", tried),
+        ("time", seconds),
+        ("cost", cost),
     ]
     console = output()
     console.print(table(f"job {escape(plan.job)}", "", rows=[(name, escape(value)) for name, value in facts]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import deltalake
@@ -17,7 +18,7 @@ Seen = list[tuple[int, float]]
 
 
 def of_sqlite(path: Path) -> Seen:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         if not connection.execute("select 1 from sqlite_master where name = 'scores'").fetchall():
             return []
         return connection.execute("select id, score from scores order by id").fetchall()

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +271,23 @@ def test_a_plan_shows_what_a_run_would_be_and_leaves_nothing(package: Path, tmp_
     if suffix != "csv.gz":
         assert plan["cost"] == pytest.approx(plan["seconds"], abs=0.06)
     assert "guarantee" in tidemill("job", "plan", job)
+    elsewhere = tidemill("job", "plan", job, "--set", "engine.name=ray", "--set", "workers=40", "--json")
+    assert (elsewhere["engine"], elsewhere["workers"]) == ("ray", 40)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["job.toml", source.name]
+
+
+def test_a_plan_of_what_must_be_copied_says_so(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "crm.db")) as crm:
+        crm.execute("create table customers (a real, b real, c real)")
+    job = job_file(tmp_path, package, Path("sqlite:crm.db?table=customers"), "out.parquet")
+    job.write_text(job.read_text().replace('pass_through = ["id"]\n', ""))
+    plan = tidemill("job", "plan", job, "--json")
+    assert (plan["source"], plan["files"], plan["rows"], plan["trial"]) == (
+        f"sqlite:{tmp_path}/crm.db?table=customers", None, None, None,
+    )  # fmt: skip
+    assert "known once the input is copied" in tidemill("job", "plan", job)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["crm.db", "job.toml"]
 
 
 def test_passwords_of_places_are_shown_nowhere(package: Path, source: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from tidemill.batch.blobs import blob
 from tidemill.batch.calls import settled
+from tidemill.batch.engines.aws_batch.requests import array_size
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.conduct import check_gate, check_guarantee
 from tidemill.batch.places import compression
@@ -43,7 +44,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A run that was not made. What is None cannot be known before the input is copied or read.
 
     `rows_estimated` tells that the rows were reckoned from the length of the first lines. `seconds` are those of
-    `rows` at the trial's rate in each of `workers`, `cost` is what they come to at the job's price.
+    `rows` at the trial's rate in each of `workers`, which on a cluster only `workers` of the job tells; `cost` is what
+    they come to at the job's price.
     """
 
     job: str
@@ -62,7 +64,7 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     mode: str
     guarantee: Guarantee
     engine: str
-    workers: int
+    workers: int | None
     call_rows: int | None
     trial: Trial | None
     seconds: float | None
@@ -81,7 +83,6 @@ def plan_job(job: Job) -> JobPlan:
     check_gate(
         job, [o.name for o in live.package.manifest.outputs if not job.options.select or o.name in job.options.select]
     )
-    workers = job.options.workers or cpu_budget()
     rows, estimated, trial = None, False, None
     if plan is not None:
         plan = settled(live, plan)
@@ -89,8 +90,9 @@ def plan_job(job: Job) -> JobPlan:
         rows = plan.total_rows
         if rows is None:
             rows, estimated = _reckoned(plan), True
+    workers = _workers(job, None if plan is None else len(plan.shards))
     seconds = None
-    if rows is not None and trial is not None and trial.rows_per_second > 0:
+    if rows is not None and workers is not None and trial is not None and trial.rows_per_second > 0:
         seconds = rows / (trial.rows_per_second * workers)
     price = job.price_per_hour
     return JobPlan(
@@ -116,6 +118,15 @@ def plan_job(job: Job) -> JobPlan:
         seconds=None if seconds is None else round(seconds, 1),
         cost=None if seconds is None or price is None else round(seconds / 3600 * price, 4),
     )
+
+
+def _workers(job: Job, shards: int | None) -> int | None:
+    """How many score at a time; None where only the cluster knows."""
+    options = job.options
+    table = options.engine.aws_batch
+    if options.engine.name == "aws_batch" and table is not None and shards is not None:
+        return array_size(shards, table.children) * (options.workers or table.vcpus)
+    return options.workers or (cpu_budget() if options.engine.name == "local" else None)
 
 
 def _tried(live: Live, plan: Plan) -> Trial | None:
