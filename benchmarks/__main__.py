@@ -1,4 +1,4 @@
-"""`python -m benchmarks [http|grpc|peers|batch|size]…`: measure, keep the raw figures, write the report.
+"""`python -m benchmarks [http|grpc|peers|batch|engines|size]…`: measure, keep the raw figures, write the report.
 
 `python -m benchmarks profile http` shows where the server's time goes instead, `python -m benchmarks overload` what
 becomes of more load than there is capacity, `python -m benchmarks swap` what changes of the models cost their callers,
@@ -20,6 +20,7 @@ from benchmarks import (
     against,
     batch,
     batch_limits,
+    engines,
     grpc_calls,
     machine,
     overload,
@@ -32,12 +33,13 @@ from benchmarks import (
     swap,
 )
 
-PARTS = ("http", "grpc", "peers", "batch", "size")
+PARTS = ("http", "grpc", "peers", "batch", "engines", "size")
 ALONE = (["overload"], ["swap"], ["soak"], ["limits"])
 QUICK_HTTP = serving.Settings(rounds=2, seconds=1, open_seconds=1.0)
 QUICK_GRPC = grpc_calls.Settings(rounds=1, seconds=1)
 QUICK_PEERS = against.Settings(rounds=1, seconds=1, connections=(64,))
 QUICK_BATCH = batch.Settings(rows=500_000, rounds=2)
+QUICK_ENGINES = engines.Settings(rows=200_000, rounds=1)
 QUICK_IMPORTS = 3
 
 
@@ -80,6 +82,8 @@ def main() -> int:
             results = replace(results, peers=against.run(asked.out, QUICK_PEERS if asked.quick else against.Settings()))
         elif part == "batch":
             results = replace(results, batch=batch.run(asked.out, batch_settings))
+        elif part == "engines":
+            results = replace(results, engines=engines.run(asked.out, _engines_settings(asked)))
         else:
             results = replace(results, size=size.measure(QUICK_IMPORTS if asked.quick else size.IMPORTS))
     raw = asked.out / f"{'-'.join(asked.parts)}.json"
@@ -87,7 +91,8 @@ def main() -> int:
     path = report.write(results, asked.report)
     print(f"{path}\n{raw}")
     errors = sum(load.errors for load in results.http.loads) if results.http else 0
-    return int(errors > 0 or (results.batch is not None and not results.batch.equal))
+    unequal = any(found is not None and not found.equal for found in (results.batch, results.engines))
+    return int(errors > 0 or unequal)
 
 
 def _settings(asked: argparse.Namespace) -> tuple[serving.Settings, batch.Settings]:
@@ -109,16 +114,22 @@ def _grpc_settings(asked: argparse.Namespace) -> grpc_calls.Settings:
     return replace(settings, **changes)
 
 
+def _engines_settings(asked: argparse.Namespace) -> engines.Settings:
+    settings = QUICK_ENGINES if asked.quick else engines.Settings()
+    changes = {name: getattr(asked, name) for name in ("rounds", "rows") if getattr(asked, name)}
+    return replace(settings, **changes)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "parts",
         nargs="*",
-        help="http, grpc, peers, batch, size (default: all); or alone: profile http, overload, swap, soak, limits",
+        help="http, grpc, peers, batch, engines, size (default: all); or: profile http, overload, swap, soak, limits",
     )
     parser.add_argument("--quick", action="store_true", help="all parts briefly, to see that they work")
-    parser.add_argument("--rows", type=int, help="rows of the batch part")
-    parser.add_argument("--rounds", type=int, help="rounds of the http and batch parts")
+    parser.add_argument("--rows", type=int, help="rows of the batch and engines parts")
+    parser.add_argument("--rounds", type=int, help="rounds of the http, batch and engines parts")
     parser.add_argument(
         "--seconds", type=int, help="seconds of each load of the http part, of the profile, or of a soak"
     )
@@ -129,7 +140,7 @@ def _arguments() -> argparse.Namespace:
     if asked.parts not in (["profile", "http"], *ALONE) and not set(asked.parts) <= set(PARTS):
         parser.error(
             f"unknown part among {' '.join(asked.parts)}: "
-            "http, grpc, peers, batch, size; profile http; overload; swap; soak; limits"
+            "http, grpc, peers, batch, engines, size; profile http; overload; swap; soak; limits"
         )
     # Only a complete, full run becomes the report that is committed.
     smaller = asked.quick or asked.rows or asked.seconds or asked.connections

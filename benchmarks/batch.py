@@ -77,7 +77,7 @@ def run(out: Path, settings: Settings) -> BatchResult:
     equal = True
     for number in range(1, settings.rounds + 1):
         for program, command in commands.items():
-            _remove(targets[program])
+            remove(targets[program])
             # What the last process wrote is not to be written to disk on this one's time.
             os.sync()
             scores.append(score(out, program, command, places.both, settings.rows, number))
@@ -89,7 +89,7 @@ def run(out: Path, settings: Settings) -> BatchResult:
             output_mb = _megabytes(targets["tidemill"])
             columns = ds.dataset(targets["tidemill"], format="parquet").schema.names
     for target in targets.values():
-        _remove(target)
+        remove(target)
     return BatchResult(
         settings=settings,
         cores=f"cores {places.both}",
@@ -153,7 +153,7 @@ def score(out: Path, program: str, command: list[str | Path], both: str, rows: i
         others=bystanders.share(),
     )
     print(
-        f"  round {number}  {program:<9}{score.seconds:>7.1f} s  {score.rows_per_second:>10,.0f} rows/s"
+        f"  round {number}  {program:<13}{score.seconds:>7.1f} s  {score.rows_per_second:>10,.0f} rows/s"
         f"  {score.cpu_seconds:>6.1f} CPU s  peak {score.peak_mb:>6,.0f} MB",
         flush=True,
     )
@@ -185,7 +185,8 @@ def _same(ours: Path, theirs: Path) -> bool:
     return not difference
 
 
-def _remove(target: Path) -> None:
+def remove(target: Path) -> None:
+    """An output and what lies beside it."""
     for path in (target, *target.parent.glob(f".{target.name}*"), *target.parent.glob(f"{target.name}.*")):
         if path.is_dir():
             shutil.rmtree(path)

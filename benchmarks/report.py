@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import against, batch, grpc_calls, peers_report, plot, serving, size
+from benchmarks import against, batch, engines, grpc_calls, peers_report, plot, serving, size
 from benchmarks.tables import met, spread, table, three
 
 GOAL_ECHO = 0.55
@@ -54,6 +54,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     grpc: grpc_calls.GrpcResult | None = None
     peers: against.PeersResult | None = None
     batch: batch.BatchResult | None = None
+    engines: engines.EnginesResult | None = None
     size: size.Size | None = None
 
 
@@ -69,6 +70,8 @@ def write(results: Results, folder: Path) -> Path:
         sections.append(peers_report.section(results.peers))
     if results.batch is not None:
         sections.append(_batch(results.batch))
+    if results.engines is not None:
+        sections.append(engines.section(results.engines))
     if results.size is not None:
         sections.append(_size(results.size))
     path = folder / "REPORT.md"
@@ -108,7 +111,8 @@ def _head(results: Results) -> str:
 
 def _measured(results: Results) -> Iterable[Any]:
     loads = [*(results.http.loads if results.http else ()), *(results.grpc.loads if results.grpc else ())]
-    return [*loads, *(results.batch.scores if results.batch else ())]
+    scores = [*(results.batch.scores if results.batch else ()), *(results.engines.scores if results.engines else ())]
+    return [*loads, *scores]
 
 
 def _goals(results: Results) -> list[Sequence[str]]:
@@ -150,6 +154,8 @@ def _goals(results: Results) -> list[Sequence[str]]:
             ("peak memory of `tidemill score`", f"{peak:,.0f} MB", f"≤ {GOAL_MB:,.0f} MB", met(peak <= GOAL_MB)),
             ("outputs equal to the loop's, all rows", "yes" if scored.equal else "no", "yes", met(scored.equal)),
         ]
+    if results.engines is not None:
+        rows += engines.goals(results.engines)
     if (installed := results.size) is not None:
         seconds = statistics.median(installed.seconds)
         rows += [

@@ -243,6 +243,13 @@ def test_a_connect_session(spark: SparkSession, package: Path, source: Path) -> 
     ], done.stderr
 
 
+def test_a_session_that_sends_no_archives(spark: SparkSession, package: Path) -> None:
+    session = spark.newSession()
+    session.conf.set("spark.sql.artifact.isolation.enabled", "true")
+    with pytest.raises(ConfigError, match="a classic session then sends no archive to its workers; turn it off"):
+        score(session.sql("select 1f a, 2f b, 3f c"), package)
+
+
 def test_a_package_that_is_none(spark: SparkSession, tmp_path: Path) -> None:
     with pytest.raises(TidemillError, match="not a model package"):
         score(spark.range(1), tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,9 @@ class RayParcel:
 
     def arrived(self) -> Live:
         """The package, loaded: what a worker asks for. Raises PackageError where it would answer otherwise."""
-        return _arrived(self)
+        import ray
+
+        return self.parcel.open(unpacked(self.parcel, ray.get(self.archive).data))
 
 
 def ship(live: Live) -> RayParcel:
@@ -37,11 +38,3 @@ def ship(live: Live) -> RayParcel:
     parcel, archive = pack(live)
     # As an array, workers read it where it lies instead of copying it.
     return RayParcel(parcel, ray.put(np.frombuffer(archive, np.uint8)))
-
-
-@lru_cache(maxsize=4)
-def _arrived(shipped: RayParcel) -> Live:
-    import ray
-
-    archive = ray.get(shipped.archive)
-    return shipped.parcel.open(unpacked(shipped.parcel, archive.data))

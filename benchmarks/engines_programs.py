@@ -1,0 +1,163 @@
+"""The same rows through Spark and Ray, by Tidemill and as one writes it by hand. `PROGRAM MODEL.onnx PACKAGE IN OUT`.
+
+spark_hand     read.parquet → mapInArrow with ONNX Runtime → write.parquet
+spark_score    the same with tidemill.spark.score
+spark_engine   tidemill.score with engine "spark"
+ray_hand       read_parquet → map_batches with ONNX Runtime in actors → write_parquet
+ray_score      the same with tidemill.ray.score
+ray_engine     tidemill.score with engine "ray"
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+
+import tidemill
+import tidemill.ray
+import tidemill.spark
+
+CORES = 2
+# As large as Tidemill's own chunks, for all; a call of the model is smaller, for all too.
+BATCH_ROWS, CALL_ROWS = 16_384, 1_024
+SPARK = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.memory": "4g",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": str(BATCH_ROWS),
+}
+
+
+class Trees:
+    """ONNX Runtime on one core, as one would write it."""
+
+    def __init__(self, model: str) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    def answer(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The outputs alone, vectors as lists."""
+        features = np.empty((batch.num_rows, batch.num_columns), np.float32)
+        for j, column in enumerate(batch.columns):
+            features[:, j] = column.to_numpy()
+        starts = range(0, len(features), CALL_ROWS)
+        calls = [self._session.run(None, {self._input: features[i : i + CALL_ROWS]}) for i in starts]
+        arrays = []
+        for parts in zip(*calls, strict=True):
+            values = np.concatenate(parts)
+            flat = pa.array(values.reshape(-1))
+            if values.ndim == 1:
+                arrays.append(flat)
+            else:
+                offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1]))
+                arrays.append(pa.ListArray.from_arrays(offsets, flat))
+        return pa.RecordBatch.from_arrays(arrays, self._names)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_batches([self.answer(batch) for batch in table.combine_chunks().to_batches()])
+
+
+@contextmanager
+def spark_session() -> Iterator[Any]:
+    """A session of this machine."""
+    from pyspark.sql import SparkSession
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    builder = SparkSession.builder.master(f"local[{CORES}]")
+    for name, value in SPARK.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A cluster of this machine."""
+    import ray
+
+    ray.init(address="local", num_cpus=CORES, include_dashboard=False, _node_ip_address="127.0.0.1")
+    yield
+    ray.shutdown()
+
+
+def spark_hand(model: str, source: str, target: str) -> None:
+    """One session a partition: a model of 100 trees loads in milliseconds."""
+    outputs = Trees(model).answer(pa.table({str(j): pa.array([0], pa.float32()) for j in range(30)}).to_batches()[0])
+
+    def answers(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        trees = Trees(model)
+        return map(trees.answer, batches)
+
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    with spark_session() as session:
+        found = session.read.parquet(f"file:{source}").mapInArrow(answers, from_arrow_schema(outputs.schema))
+        found.write.parquet(f"file:{target}")
+
+
+def spark_score(package: str, source: str, target: str) -> None:
+    """With reasons beside each row, which are written too."""
+    with spark_session() as session:
+        found = tidemill.spark.score(session.read.parquet(f"file:{source}"), package, pass_through=())
+        found.write.parquet(f"file:{target}")
+
+
+def ray_hand(model: str, source: str, target: str) -> None:
+    """Actors that keep the model."""
+    import ray.data
+
+    with ray_cluster():
+        # Half a core each: actors that held every core would leave none to read with.
+        found = ray.data.read_parquet(source).map_batches(
+            Trees,
+            fn_constructor_args=(model,),
+            batch_size=BATCH_ROWS,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=CORES),
+            num_cpus=0.5,
+        )
+        found.write_parquet(target)
+
+
+def ray_score(package: str, source: str, target: str) -> None:
+    """With reasons beside each row, which are written too."""
+    import ray.data
+
+    with ray_cluster():
+        tidemill.ray.score(ray.data.read_parquet(source), package, pass_through=()).write_parquet(target)
+
+
+def spark_engine(package: str, source: str, target: str) -> None:
+    """As a job file asks for it."""
+    tidemill.score(package, source, target, engine={"name": "spark", "spark": {"master": f"local[{CORES}]"}})
+
+
+def ray_engine(package: str, source: str, target: str) -> None:
+    """As a job file asks for it."""
+    tidemill.score(package, source, target, engine={"name": "ray"})
+
+
+PROGRAMS = {f.__name__: f for f in (spark_hand, spark_score, spark_engine, ray_hand, ray_score, ray_engine)}
+
+
+def main(program: str, model: str, package: str, source: str, target: str) -> None:
+    """Run one of them."""
+    PROGRAMS[program](model if program.endswith("_hand") else package, source, target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
