@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -187,6 +188,24 @@ def test_what_a_crash_after_the_commit_left_is_cleared(
     assert (tmp_path / f".{sink}.tidemill-r1").exists()
     assert score(package, tmp_path / "in.parquet", tmp_path / sink, OPTIONS).state == "already_done"
     assert not (tmp_path / f".{sink}.tidemill-r1").exists()
+
+
+@pytest.mark.parametrize("stage", [None, "kept/r1"])
+def test_a_run_into_a_database_is_the_same_from_anywhere(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str | None
+) -> None:
+    bad = table(100).set_column(1, "a", pa.array([-1.0] + [0.0] * 99, pa.float32()))
+    source, sink = write(bad, tmp_path / "in.parquet"), f"sqlite:{tmp_path}/out.db?table=scores"
+    kept = None if stage is None else str(tmp_path / stage)
+    options = ScoreOptions(run_id="r1", stage=kept)
+    for place, state in (("here", "done"), ("there", "already_done")):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        assert score(package, source, sink, options).state == state
+    beside = kept or str(tmp_path / "here" / "tidemill-runs" / "r1")
+    assert Path(f"{beside}.dead.parquet").exists()
+    assert Path(f"{beside}.manifest.json").exists()
+    assert [p for p in (tmp_path / "there").rglob("*") if p.is_file()] == []
 
 
 def test_a_finished_run_id_with_another_job_is_refused(package: Path, tmp_path: Path) -> None:

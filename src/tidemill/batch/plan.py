@@ -225,10 +225,13 @@ def job_differences(old: Plan, job: Job, package: PackageId) -> list[str]:
         a, b = getattr(old.package, name), getattr(package, name)
         if a != b:
             found.append(f"package {name} was {a[:16]}, is {b[:16]}")
-    # A run that finds its target taken may go on with leave to replace it.
+    # Where a run keeps what is not its output was settled when it began, wherever it goes on. One that finds its target
+    # taken may go on with leave to replace it.
+    sink = msgspec.structs.replace(job.sink, dead=old.job.sink.dead, manifest=old.job.sink.manifest)
     allowed = {"create", "overwrite"}
-    if {old.job.sink.mode, job.sink.mode} <= allowed:
-        job = msgspec.structs.replace(job, sink=msgspec.structs.replace(job.sink, mode=old.job.sink.mode))
+    if {old.job.sink.mode, sink.mode} <= allowed:
+        sink = msgspec.structs.replace(sink, mode=old.job.sink.mode)
+    job = msgspec.structs.replace(job, sink=sink)
     found += [
         f"{name} was {_shown(getattr(old.job, name))}, is {_shown(getattr(job, name))}"
         for name in Job.__struct_fields__

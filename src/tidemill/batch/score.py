@@ -22,7 +22,7 @@ from tidemill.batch.inputs import Asked, Found, Origin, find_input
 from tidemill.batch.ledger import decode_kept
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import Progress, RunReport, ScoreOptions
-from tidemill.batch.places import Place, parse_place
+from tidemill.batch.places import Place, SinkPlace, parse_place
 from tidemill.batch.plan import (
     Job,
     Plan,
@@ -183,7 +183,20 @@ def prepare(
     if done is None:
         target.allow()
     live = Live.open(open_package(package))
-    return Prepared(options, run_id, place, target, done, live, make_job(place.shown, target.describe(run_id), options))
+    kept = _beside_the_stage(target.describe(run_id), target.stage(run_id), options.stage)
+    return Prepared(options, run_id, place, target, done, live, make_job(place.shown, kept, options))
+
+
+def _beside_the_stage(sink: SinkPlace, usual: str, asked: str | None) -> SinkPlace:
+    """What a target keeps beside its usual stage lies beside the one that was asked for: any driver finds it there."""
+    if asked is None:
+        return sink
+    moved = {
+        name: asked + place.removeprefix(usual)
+        for name, place in (("dead", sink.dead), ("manifest", sink.manifest))
+        if place.startswith(f"{usual}.")
+    }
+    return msgspec.structs.replace(sink, **moved)
 
 
 def _begun(stage: Stage) -> Plan | None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
+from tidemill.errors import SinkError
 
 __all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest", "run_stage"]
 
@@ -37,9 +39,16 @@ def run_stage(run_id: str) -> str:
 
 def keep_manifest(manifest: RunManifest) -> None:
     """The copy for people; what counts is the one in the database. Raises SinkError."""
-    path = Path(manifest.plan.job.sink.manifest)
+    place, data = manifest.plan.job.sink.manifest, msgspec.json.encode(manifest)
+    if remote(place):
+        from tidemill.batch.stores.objects import Objects
+
+        parent, _, name = place.rpartition("/")
+        Objects(parent, SinkError).put(name, data)
+        return
+    path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, msgspec.json.encode(manifest))
+    write_durably(path, data)
 
 
 def decode_manifest(text: str) -> RunManifest:

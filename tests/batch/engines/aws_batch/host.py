@@ -97,12 +97,15 @@ class Host:
             batch["AWS_BATCH_JOB_ARRAY_INDEX"] = str(index)
             batch["AWS_BATCH_JOB_ARRAY_SIZE"] = str(found["arrayProperties"]["size"])
         log = self._logs / f"{secrets.token_hex(4)}.log"
+        disk = self._logs / f"disk-{log.stem}"
+        disk.mkdir()
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-c", SMALL_SHARDS, *command[3:]],
                 env=os.environ | self._aws.environment | given | batch | environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                cwd=disk,
             )
         return Container(process, definition["retryStrategy"], attempt, log)
 

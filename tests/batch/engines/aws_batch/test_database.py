@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def test_a_commit_that_is_killed_and_begun_again_writes_each_row_once(
         assert last.ended() == 0, last.said()
         found = database.execute("select id from scores order by id").fetchall()
     assert [i for (i,) in found] == [i for i in range(ROWS) if i % 1000 != 7]
-    letters = pq.read_table(io.BytesIO(bucket.read("runs/r1/dead.parquet")))
+    # What lies beside the stage of a run on one machine lies in its root here.
+    letters = pq.read_table(io.BytesIO(bucket.read("runs/r1/stage.dead.parquet")))
     assert sorted(letters["id"].to_pylist()) == list(range(7, ROWS, 1000))
+    manifest = json.loads(bucket.read("runs/r1/stage.manifest.json"))
+    assert (manifest["read"], manifest["dead_letters"]) == (ROWS, f"{submitted.root}/stage.dead.parquet")
     kept = [bucket.read(f"runs/r1/{n}") for n in bucket.names("runs/r1/") if n.endswith(".json")]
     assert not any(PASSWORD.encode() in data for data in kept)

@@ -30,7 +30,6 @@ from tidemill.batch.options import RunReport
 from tidemill.batch.places import Place, parse_place
 from tidemill.batch.score import begin
 from tidemill.batch.stage import Stage, open_stage
-from tidemill.batch.stores.connect import SCHEMES as STORES
 from tidemill.errors import ConfigError, RunError
 
 __all__ = ["Submitted", "submit"]
@@ -69,10 +68,7 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
             f"run {run_id}: AWS Batch still has it, as job {before.score_job or before.commit_job}; wait for its end, "
             f"or end it by `tidemill run cancel {run_id}`"
         )
-    letters = job.options.dead_letters
-    if letters is None and parse_place(job.sink).scheme not in STORES:
-        letters = f"{where}/dead.parquet"  # a container's own disk is gone when it ends
-    options = msgspec.structs.replace(job.options, run_id=run_id, stage=stage_of(where), dead_letters=letters)
+    options = msgspec.structs.replace(job.options, run_id=run_id, stage=stage_of(where))
     job = msgspec.structs.replace(job, options=options)
     check_guarantee(job)
     index = index or RunIndex()
