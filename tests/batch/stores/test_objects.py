@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from tests.batch.stores.conftest import Bucket
 from tests.batch.stores.proxy import Kind, Proxy
 from tests.moto_server import Aws
+from tidemill.batch import score
 from tidemill.batch.stores import uploads
 from tidemill.batch.stores.objects import PUT_BYTES, Objects
 from tidemill.batch.stores.probe import check_conditions
@@ -223,19 +225,67 @@ def test_a_store_that_ignores_conditions_is_found_out(objects: Objects, bucket: 
     assert bucket.names() == []
 
 
-def test_what_names_no_bucket_is_refused(aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    for uri in ("s3://", "s3:///x", "ftp://b/x", "x"):
-        with pytest.raises(ConfigError, match="expected SCHEME://BUCKET/NAME"):
-            Objects(uri)
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://", "s3:///x", "ftp://b/x", "x", "s3://a b/x", "s3://user:pw123@bucket/x", "s3://b!/x", "s3://" + "y" * 300],
+)
+def test_what_names_no_bucket_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="a store is expected as SCHEME://BUCKET/NAME") as caught:
+        Objects(uri)
+    assert "pw123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a//b", "../x", "a/./b.parquet", "a/..", "\x00", "a\nb"])
+def test_a_name_that_tools_would_take_for_another_is_refused(package: Path, bucket: Bucket, name: str) -> None:
+    for source, sink in ((f"{bucket.uri}/{name}", "out"), ("in.parquet", f"{bucket.uri}/{name}")):
+        with pytest.raises(ConfigError, match="a name in a store has no empty part"):
+            score(package, source, sink)
+
+
+def test_a_bucket_that_is_not_there(aws: Aws) -> None:
     with pytest.raises(RunError, match=r"^s3://no-such-bucket: there is no such bucket$"):
         Objects("s3://no-such-bucket/x").create("a", b"")
     with pytest.raises(SourceError, match=r"^s3://no-such-bucket: there is no such bucket$"):
         list(Objects("s3://no-such-bucket/x", SourceError).list())
+
+
+def test_a_key_that_nobody_can_name(bucket: Bucket) -> None:
+    bucket.write("odd/a//b.parquet", b"x")
+    with pytest.raises(SourceError, match=r"odd: its objects cannot be listed: .*odd/a//b\.parquet"):
+        list(Objects(f"{bucket.uri}/odd", SourceError).list())
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://store.example:9000", "store.example over plain http"),
+        ("http://u:pw123@127.0.0.1:1", "no user or password"),
+        ("http://bad host:1", "expected http://HOST:PORT"),
+        ("http://127.0.0.1:99999", "expected http://HOST:PORT"),
+        ("ftp://x", "expected http://HOST:PORT"),
+        ("store.example", "expected http://HOST:PORT"),
+    ],
+)
+def test_an_endpoint_that_is_none(monkeypatch: pytest.MonkeyPatch, url: str, told: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(ConfigError, match=f"AWS_ENDPOINT_URL: .*{told}") as caught:
+        Objects("s3://bucket/x")
+    assert "pw123" not in str(caught.value)
+
+
+def test_plain_http_elsewhere_is_for_those_who_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example:9000")
-    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL: store\.example over plain http"):
-        Objects(bucket.uri)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    Objects(bucket.uri)
+    Objects("s3://bucket/x")
+
+
+def test_nobody_at_the_endpoint(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        monkeypatch.setattr("tidemill.batch.stores.objects._TRIES", 1)
+        with pytest.raises(RunError, match=r"^s3://bucket/x: y cannot be looked at: HTTP error: error sending request"):
+            Objects("s3://bucket/x").head("y")
 
 
 def test_strange_names_stay_what_they_are(objects: Objects, bucket: Bucket) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from tidemill.errors import ConfigError, MissingExtra
 
@@ -17,15 +17,32 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMES", "endpoint", "open_bucket", "plain_http", "reason", "split_uri"]
 
 SCHEMES = ("s3", "gs", "az")
+_BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{1,221}\Z")
+_ENDPOINT = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[A-Za-z0-9._~/-]*)?\Z"
+)
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:
-    """Scheme, bucket and the rest without outer slashes. Raises ConfigError for what names no bucket."""
+    """Scheme, bucket and the rest without a slash at its end.
+
+    Raises ConfigError for what names no bucket, or is no key that every store and tool takes for the same.
+    """
     scheme, _, body = uri.partition("://")
     bucket, _, rest = body.partition("/")
-    if scheme not in SCHEMES or not bucket:
-        raise ConfigError(f"{uri}: expected SCHEME://BUCKET/NAME with one of {', '.join(SCHEMES)} as scheme")
-    return scheme, bucket, rest.strip("/")
+    if scheme not in SCHEMES or not _BUCKET.match(bucket):
+        # What was given is not shown: where a bucket should be, there may be a password.
+        raise ConfigError(
+            f"a store is expected as SCHEME://BUCKET/NAME: one of {', '.join(SCHEMES)}, then letters, digits, '.', '_' "
+            "and '-', and no credentials, which come from the environment"
+        )
+    rest = rest.rstrip("/")
+    if rest and any(part in ("", ".", "..") or not part.isprintable() for part in rest.split("/")):
+        raise ConfigError(
+            f"{scheme}://{bucket}: a name in a store has no empty part, no '.' or '..' as one, and no control "
+            f"characters; got {rest!r}"
+        )
+    return scheme, bucket, rest
 
 
 def open_bucket(scheme: str, bucket: str) -> ObjectStore:
@@ -82,15 +99,21 @@ def reason(error: BaseException) -> str:
     """What an error of the library says, without its inner layers and in at most 240 characters."""
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".") if lines else type(error).__name__
+    if text.startswith("Generic "):  # "… error: Error performing GET URL in 5ms, after 3 retries, …  - what was wrong"
+        text = text.rpartition(" - ")[2].strip()
     return text if len(text) <= 240 else text[:237] + "..."
 
 
 def plain_http(url: str) -> bool:
-    """Whether an endpoint is plain HTTP. Raises ConfigError where that is another machine and nobody allowed it."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
-        return parts.scheme == "http"
-    host = parts.hostname or ""
+    """Whether an endpoint is plain HTTP. Raises ConfigError where that is another machine and nobody allowed it, or for
+    what is no URL of a server.
+    """
+    found = _ENDPOINT.match(url)
+    if found is None or int(found["port"] or 0) > 65_535:
+        raise ConfigError("AWS_ENDPOINT_URL: expected http://HOST:PORT or https://HOST, and no user or password in it")
+    if found["scheme"] == "https" or os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"):
+        return found["scheme"] == "http"
+    host = found["host"].strip("[]")
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

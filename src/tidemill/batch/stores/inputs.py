@@ -12,6 +12,7 @@ import msgspec
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import InputFile, Place, file_format, hidden, one_format, partition_of, sink_format
 from tidemill.batch.snapshot import Snapshot
+from tidemill.batch.stores.connect import split_uri
 from tidemill.batch.stores.names import MANIFEST, manifest_beside
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
@@ -34,6 +35,7 @@ def find_objects(place: Place, asked: Asked) -> Found:
     if place.options:
         raise ConfigError(f"source {place.shown}: knows no option {next(iter(place.options))!r}")
     whole = f"{place.scheme}://{place.body}"
+    split_uri(whole)
     read: dict[str, str] = {}
     if _MAGIC.search(place.body):
         root, names = _matching(whole)
@@ -122,8 +124,6 @@ def _matching(uri: str) -> tuple[str, list[str]]:
     scheme, _, body = uri.partition("://")
     parts = body.split("/")
     fixed = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-    if fixed == 0:
-        raise ConfigError(f"source {uri}: the name of the bucket cannot be a pattern")
     objects = Objects(f"{scheme}://{'/'.join(parts[:fixed])}", SourceError)
     pattern = re.compile(_regex(parts[fixed:]))
     return objects.uri, [n for n in _files(objects) if pattern.match(n)]

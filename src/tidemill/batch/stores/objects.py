@@ -240,7 +240,7 @@ class Objects:
                     mode=mode,  # type: ignore[arg-type]
                     use_multipart=False,
                 )
-        except (BaseError, OSError) as error:
+        except (BaseError, OSError, ValueError) as error:
             raise self._failed(name, "written", error) from error
 
     def _settled(
@@ -270,7 +270,7 @@ class Objects:
                 )
             except FileNotFoundError as error:
                 raise self._failed(name, "written", error) from error
-            except (BaseError, OSError) as error:
+            except (BaseError, OSError, ValueError) as error:
                 last = error
                 found = self.get(name)
                 if found is not None and (found == data or mode == "create" or not still_free()):
@@ -295,7 +295,7 @@ class Objects:
                 raise error.cause from None
             except RunError:
                 raise
-            except (BaseError, OSError) as error:
+            except (BaseError, OSError, ValueError) as error:
                 last = error
                 if _hopeless(error):
                     break
@@ -386,6 +386,7 @@ def _hopeless(error: BaseException) -> bool:
         UnauthenticatedError,
         UnknownConfigurationKeyError,
         FileNotFoundError,
+        ValueError,  # a key that the library cannot name
     )
     # A listing of a bucket that does not exist.
     return isinstance(error, kinds) or "404 Not Found" in str(error)

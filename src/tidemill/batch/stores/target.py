@@ -21,6 +21,7 @@ from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind, Stage
+from tidemill.batch.stores.connect import split_uri
 from tidemill.batch.stores.names import MANIFEST, dead_directory, decoded, execution, ours, part_name
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
@@ -41,6 +42,7 @@ def object_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:
         raise ConfigError(f"output {place.shown}: knows no option {next(iter(place.options))!r}")
     format_, directory = sink_format(place.body)
     uri = f"{place.scheme}://{place.body}"
+    split_uri(uri)
     return PrefixTarget(uri, mode) if directory else ObjectTarget(uri, mode, format_)
 
 
