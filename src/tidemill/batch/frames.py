@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from tidemill.batch.plan import model_columns
 from tidemill.errors import ConfigError, InputError, listing
 from tidemill.model.package import open_package
 from tidemill.prediction.columns import output_arrays, output_schema, where_answered
@@ -56,11 +57,7 @@ def lay_out(live: Live, table: pa.Schema, pass_through: Sequence[str], select: S
         if isinstance(names, str):
             raise ConfigError(f"{wish} is the text {names!r}, expected a list of names")
     inputs, declared = live.package.manifest.inputs, [o.name for o in live.package.manifest.outputs]
-    reads = [
-        name
-        for one in inputs
-        for name in ([one.name] if one.name in table.names or not one.columns else [c.name for c in one.columns])
-    ]
+    reads = model_columns(inputs, table.names)
     absent = [n for n in pass_through if n != "*" and n not in table.names]
     if absent:
         raise ConfigError(f"pass_through: the table has no column {absent[0]!r}; it has {listing(table.names)}")

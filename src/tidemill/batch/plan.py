@@ -39,6 +39,7 @@ __all__ = [
     "differences",
     "job_differences",
     "make_job",
+    "model_columns",
     "package_id",
     "wanted_columns",
 ]
@@ -162,7 +163,7 @@ def package_id(live: Live) -> PackageId:
 
 def wanted_columns(inputs: Sequence[Input], pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
     """Of the columns that are there, those that the model reads or that are copied. Raises ConfigError, SourceError."""
-    wanted = _model_columns(inputs, present)
+    wanted = model_columns(inputs, present)
     missing = [n for n in wanted if n not in present]
     if missing:
         raise SourceError(f"column {missing[0]!r} is missing; there are {listing(present)}")
@@ -181,7 +182,7 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     partitions = _partition_schema(found, manifest.inputs)
     schemas = [_with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
     copied = _copied(job.pass_through, schemas[0].names)
-    wanted = _model_columns(manifest.inputs, schemas[0].names)
+    wanted = model_columns(manifest.inputs, schemas[0].names)
     wanted += [n for n in copied if n not in wanted]
     if found.format == "listing" and PATH not in wanted:
         wanted.append(PATH)  # a dead letter without it could not be told from others
@@ -296,7 +297,7 @@ def _wanted_types(inputs: Sequence[Input]) -> dict[str, pa.DataType]:
     return types
 
 
-def _model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]:
+def model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]:
     """The columns that the path's intake will look for, given those that are there."""
     return [
         name
