@@ -62,6 +62,6 @@ def test_a_store_that_is_away_hides_nothing_else(
     index.write(record("one", state="failed", stage="", output=f"{bucket.uri}-none/out"))
     found = collect([], NOTHING, index, dry_run=False)
     assert [(one.kind, one.kept.partition(":")[0]) for one in found] == [
-        ("store", "cannot be looked at"),
+        ("place", "cannot be looked at"),
         ("record", ""),
     ]

@@ -61,7 +61,7 @@ def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dr
     be looked at.
     """
     records = {r.run_id: r for r in index.all()}
-    named = list(places) or [p for r in records.values() for p in (r.stage, r.output)] + [os.curdir]
+    named = list(places) or [p for r in records.values() for p in (r.stage, r.output) if p] + [os.curdir]
     found: list[Left] = []
     for place in dict.fromkeys(named):
         parsed = parse_place(place)
