@@ -49,7 +49,7 @@ class Container:
         """Wait for something to come about while it lives."""
         end = time.monotonic() + 60
         while not what():
-            assert self.process.poll() is None, self.said()
+            assert self.process.poll() is None or what(), self.said()
             assert time.monotonic() < end, self.said()
             time.sleep(0.02)
 
