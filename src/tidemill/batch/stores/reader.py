@@ -14,7 +14,7 @@ __all__ = ["RangeReader"]
 _FIRST = 256 << 10
 _LARGEST = 8 << 20
 # All that is held of one open object.
-_HELD = 32 << 20
+_HELD = 64 << 20
 # Places that are remembered; a wide table has some thousands of columns.
 _PLACES = 16_384
 

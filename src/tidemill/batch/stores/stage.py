@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -103,19 +104,21 @@ class ObjectStage:
         wanted = {_marker(s.index): s.index for s in plan.shards}
         found: dict[int, Sealed] = {}
         broken: list[str] = []
-        for entry in self._objects.list("shards"):
-            data = self._objects.get(entry.name) if entry.name in wanted else None
+        names = [e.name for e in self._objects.list("shards") if e.name in wanted]
+        with ThreadPoolExecutor(8, "tidemill-markers") as pool:
+            markers = list(pool.map(self._objects.get, names))
+        for name, data in zip(names, markers, strict=True):
             if data is None:
                 continue
             try:
-                marker = decode_kept(data, Sealed, entry.name)
+                marker = decode_kept(data, Sealed, name)
             except RunError:
-                broken.append(entry.name)
+                broken.append(name)
                 continue
-            if marker.shard == wanted[entry.name]:
+            if marker.shard == wanted[name]:
                 found[marker.shard] = marker
             else:
-                broken.append(entry.name)
+                broken.append(name)
         # Parts are there before their marker: whoever looks for them after it finds those of every whole shard.
         sizes = {e.name: e.size for kind in ("parts", "dead") for e in self._objects.list(kind)} if found else {}
         for shard, marker in list(found.items()):
