@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 import polars as pl
+import psycopg
 import pyarrow.compute as pc
 import pytest
 
+from tests.batch.databases.server import Server
 from tests.batch.support import child, make_package, table, write
 from tests.clusters import JVM
 from tidemill.batch import Progress, ScoreOptions, score
@@ -231,6 +233,30 @@ def wait_for(condition: Callable[[], bool], driver: object = None, seconds: floa
         if driver is not None and driver.poll() is not None:
             raise AssertionError(driver.communicate())
         time.sleep(0.02)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_workers_read_the_copy_of_a_database_and_the_driver_writes_into_it(
+    engine: EngineOptions, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers know no database: the copy lies in the stage, and only the driver publishes."""
+    monkeypatch.chdir(tmp_path)
+    server = Server()
+    try:
+        database = server.database("tides")
+        with psycopg.connect(database, autocommit=True) as sql:
+            made = "select i::bigint id, i::real a, 1::real b, null::real c from generate_series(1, 3000) i"
+            sql.execute(f"create table rows as {made}")
+            sql.execute("update rows set a = -1 where id = 1500")
+            sql.execute("alter table rows add primary key (id)")
+            options = ScoreOptions(pass_through=("id",), select=("score",), engine=engine)
+            report = score(package, f"{database}?table=rows", f"{database}?table=scores", options)
+            assert (report.read, report.written, report.dead) == (3000, 2999, 1)
+            wrong = "select count(*) from rows r full join scores s using (id) where s.score is distinct from r.a + 1"
+            assert sql.execute(wrong).fetchall() == [(1,)]
+            assert sql.execute("select count(*), count(distinct id) from scores").fetchall() == [(2999, 2999)]
+    finally:
+        server.close()
 
 
 class Cancelled(Exception):
