@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.batch.jobs.support import dawdling, job_file, tidemill, until
@@ -173,6 +174,24 @@ def test_every_end_is_told_once(package: Path, source: Path, tmp_path: Path, ind
     assert "no such file" in reports[0]["error"]
     assert reports[2]["read"] == reports[2]["written"] + reports[2]["dead"] == 4000
     assert all(h.passed for r in ("a", "b", "c", "d") for h in index.get(r).hooks)
+
+
+def test_a_run_that_died_between_its_commit_and_its_record_is_told_of_by_a_rerun(
+    package: Path, source: Path, tmp_path: Path, index: RunIndex
+) -> None:
+    with receiver() as server:
+        job = job_file(tmp_path, package, source, tmp_path / "out", f'[hooks]\nwebhook = "{server.url}"\n')
+        tidemill("job", "run", job, "--run-id", "one")
+        before = index.get("one")
+        assert before.driver is not None
+        gone = msgspec.structs.replace(before.driver, started="1")
+        index.write(msgspec.structs.replace(before, state="committing", driver=gone, hooks=()))
+        assert "nothing to do" in tidemill("job", "run", job, "--run-id", "one")
+        assert len(server.told) == 2
+    after = index.get("one")
+    assert (after.state, after.outputs, after.read, after.created_at) == (
+        "done", before.outputs, 4000, before.created_at,
+    )  # fmt: skip
 
 
 def test_publishing_by_hand_is_told_like_any_end(package: Path, source: Path, tmp_path: Path) -> None:
