@@ -165,7 +165,7 @@ class Prepared:
 
     def plan(self, found: Found) -> Plan:
         """The plan for an input that was found, once the target has agreed to its columns."""
-        _check_outside(found, self.target)
+        _check_outside(found, self.target, self.job.sink.uri)
         plan = build_plan(self.run_id, self.job, self.live, found)
         self.target.check(plan.output_schema(self.live))
         return plan
@@ -178,7 +178,7 @@ def prepare(
     options = _checked(options)
     place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
     run_id = options.run_id or new_run_id()
-    _check_apart(place, target)
+    _check_apart(place, target, target.describe(run_id).uri)
     done = target.committed(run_id)
     if done is None:
         target.allow()
@@ -214,7 +214,13 @@ def _checked(options: ScoreOptions) -> ScoreOptions:
     return decode(msgspec.to_builtins(options), ScoreOptions, "options")
 
 
-def _check_apart(source: Place, target: Target) -> None:
+def _check_apart(source: Place, target: Target, uri: str) -> None:
+    if source.scheme and remote(uri):
+        whole = f"{source.scheme}://{source.body}".rstrip("/")
+        if uri == whole:
+            raise ConfigError(f"output {uri}: holds the input; choose another place")
+        if uri.startswith(f"{whole}/"):
+            raise ConfigError(f"output {uri}: lies inside the input {whole}, which would hold it the next time")
     if source.scheme or not isinstance(target, FileTarget):
         return
     path, output = Path(source.body), target.path.resolve()
@@ -224,7 +230,11 @@ def _check_apart(source: Place, target: Target) -> None:
         raise ConfigError(f"output {target.path}: lies inside the input {path}, which would hold it the next time")
 
 
-def _check_outside(found: Found, target: Target) -> None:
+def _check_outside(found: Found, target: Target, uri: str) -> None:
+    if remote(found.root):
+        held = next((f.name for f in found.files if f"{found.root}/{f.name}/".startswith(f"{uri}/")), None)
+        if held is not None:
+            raise ConfigError(f"output {uri}: holds the input {held}; choose another place")
     if remote(found.root) or not isinstance(target, FileTarget):
         return
     output = target.path.resolve()

@@ -173,6 +173,25 @@ def test_what_cannot_be_is_refused_before_anything_is_read(package: Path, bucket
     assert bucket.names() == []
 
 
+def test_an_output_that_is_or_holds_or_joins_the_input_is_refused(package: Path, bucket: Bucket, source: Path) -> None:
+    score(package, source, f"{bucket.uri}/lake/in", ScoreOptions(run_id="r1", pass_through=("id", "a", "b", "c")))
+    bucket.send("lake/x.parquet", source)
+    before = bucket.names()
+    for read_, sink, told in [
+        ("lake/in", "lake/in", "holds the input"),
+        ("lake/in/", "lake/in", "holds the input"),
+        ("lake/in", "lake/in/out", "lies inside the input"),
+        ("lake", "lake/out.parquet", "lies inside the input"),
+        ("", "out", "lies inside the input"),
+        ("lake/x.parquet", "lake/x.parquet", "holds the input"),
+        ("lake/x*", "lake/x.parquet", "holds the input x.parquet"),
+        ("lake/in/*.parquet", "lake/in", "holds the input part-00000"),
+    ]:
+        with pytest.raises(ConfigError, match=f"output s3://.*: {told}"):
+            score(package, f"{bucket.uri}/{read_}", f"{bucket.uri}/{sink}", ScoreOptions(mode="overwrite"))
+    assert bucket.names() == before
+
+
 def overtaking(
     package: Path, bucket: Bucket, hurting: Proxy, commit: str, first: tuple[Any, ...], second: tuple[Any, ...]
 ) -> tuple[RunReport | RunError, RunReport]:
