@@ -50,7 +50,7 @@ def delta(package: Path, place: Path, mode: Mode) -> Ground:
         ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2, mode=mode, key=key),
         rows=lambda: delta_ids(place / "t"),
         dead=lambda: pl.read_parquet(place / "t" / "_tidemill" / "r1.dead.parquet")["id"].to_list(),
-        left=lambda: [p.name for p in place.iterdir() if p.name.startswith(".")],
+        directory=place,
     )
 
 
@@ -68,7 +68,7 @@ def spread(package: Path, place: Path, mode: Mode) -> Ground:
         ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2, mode=mode),
         rows=lambda: directory_ids(out),
         dead=lambda: pl.read_parquet(out / "_tidemill" / "dead" / "*.parquet")["id"].to_list(),
-        left=lambda: [p.name for p in place.iterdir() if p.name.startswith(".")],
+        directory=place,
     )
 
 
@@ -111,17 +111,16 @@ def survive(ground: Ground, library: Path, expected: list[int], moments: Iterabl
     assert ground.dead() == DEAD
     assert all(found in (before, expected) for found in seen)
     assert ground.left() == []
-    again = run(ground, library)
-    assert again is not None
-    assert again.state == "already_done"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tidemill.batch.plan.SHARD_ROWS", 400)  # as those had it
+        assert score(ground.package, ground.source, ground.sink, ground.options).state == "already_done"
     assert ground.rows() == expected
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("mode", ["create", "append", "overwrite", "upsert"])
-def test_killed_at_the_commit(package: Path, library: Path, tmp_path: Path, mode: Mode, after: bool) -> None:
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_killed_at_the_commit(package: Path, library: Path, tmp_path: Path, mode: Mode) -> None:
     """The effect that makes the new version of the log visible, found by its name in a clean run."""
-    for name in ("clean", "hurt"):
+    for name in ("clean", "before", "after"):
         (tmp_path / name).mkdir()
     log = tmp_path / "effects"
     assert run(delta(package, tmp_path / "clean", mode), library, log=log) is not None
@@ -130,12 +129,13 @@ def test_killed_at_the_commit(package: Path, library: Path, tmp_path: Path, mode
     [commit] = {
         int(n) for n, call, what in effects if version in what and call in ("link", "linkat", "rename", "renameat")
     }
-    survive(delta(package, tmp_path / "hurt", mode), library, wanted(mode), [(commit, after)])
+    for name in ("before", "after"):
+        survive(delta(package, tmp_path / name, mode), library, wanted(mode), [(commit, name == "after")])
 
 
-@pytest.mark.parametrize("mode", ["create", "overwrite"])
+@pytest.mark.parametrize("mode", ["overwrite"])
 def test_killed_somewhere(package: Path, library: Path, tmp_path: Path, mode: Mode) -> None:
-    """A partitioned directory, twice each; `TIDEMILL_SWEEP=all` takes every moment."""
+    """A partitioned directory, twice; `TIDEMILL_SWEEP=all` takes every moment."""
     (tmp_path / "clean").mkdir()
     log = tmp_path / "effects"
     clean = spread(package, tmp_path / "clean", mode)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import polars as pl
 import pyarrow.compute as pc
 import pytest
@@ -14,7 +16,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from tests.batch.lake.delta_logs import delete_rows
 from tests.batch.stores.conftest import Bucket
-from tests.batch.support import OUTPUTS, answers, table, write
+from tests.batch.stores.proxy import Kind, Proxy, proxy
+from tests.batch.support import OUTPUTS, answers, child, table, write
 from tests.moto_server import Aws, aws
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.places import Mode
@@ -89,6 +92,88 @@ def test_a_table_in_a_store_is_written(package: Path, bucket: Bucket, tmp_path: 
     assert pl.read_parquet(bucket.read("lake/t/_tidemill/r1.dead.parquet"))["id"].to_list() == [0, 1, 2]
     assert score(package, source, sink, options).state == "already_done"
     assert not list((tmp_path / "tidemill-runs").glob("*"))
+
+
+# argv: package, source, sink, options as JSON
+RUN = """
+import sys
+import msgspec
+from tidemill.batch import ScoreOptions, score
+from tidemill.errors import SinkError
+try:
+    print(score(*sys.argv[1:4], msgspec.json.decode(sys.argv[4], type=ScoreOptions)).state)
+except SinkError as error:
+    print("SinkError:", error)
+"""
+
+
+def scored_apart(package: Path, source: Path, sink: str, options: ScoreOptions) -> str:
+    """The end of a run in a process of its own: deltalake waits for replies without letting this one's threads run."""
+    process = child(RUN, package, source, sink, msgspec.json.encode(options).decode())
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return out.splitlines()[-1]
+
+
+@pytest.fixture
+def hurting(aws: Aws, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    with proxy(aws.endpoint) as found:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", found.endpoint)
+        yield found
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("create", "drop"),
+        ("create", "status"),
+        ("append", "late status"),
+        ("append", "vanish"),
+        ("overwrite", "drop"),
+        ("upsert", "drop"),
+    ],
+)
+def test_a_commit_whose_answer_is_lost_is_settled(
+    package: Path,
+    aws: Aws,
+    bucket: Bucket,
+    hurting: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode,
+    kind: Kind,
+) -> None:
+    """The work was done or not: either way the run is in the table once, whether this execution or a resume says so."""
+    source, sink = write(table(300), tmp_path / "in.parquet"), f"delta:{bucket.uri}/t"
+    if mode != "create":
+        old = write(table(100, start=900), tmp_path / "old.parquet")
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", aws.endpoint)
+            score(package, old, sink, ScoreOptions(pass_through=("id",)))
+    options = ScoreOptions(
+        run_id="r1", pass_through=("id",), mode=mode, key=("id",) if mode == "upsert" else (), workers=1
+    )
+    hurt = hurting.hurt(kind, r"^PUT .*/_delta_log/\d+\.json", status=503)
+    told = scored_apart(package, source, sink, options)
+    if told.startswith("SinkError"):
+        told = scored_apart(package, source, sink, options)
+    assert hurt.met > 0
+    assert told in ("done", "already_done")
+    assert Counter(stored(bucket, "t")["id"]) == Counter(
+        [*range(300), *(range(900, 1000) if mode in ("append", "upsert") else [])]
+    )
+    logs = [bucket.read(n).decode() for n in bucket.names("t/_delta_log/") if n.endswith(".json")]
+    assert sum('"appId":"r1"' in log for log in logs) == 1
+    assert json.loads(bucket.read("t/_tidemill/r1.manifest.json"))["run_id"] == "r1"
+
+
+def test_a_store_that_ignores_conditions_is_refused(
+    package: Path, bucket: Bucket, hurting: Proxy, tmp_path: Path
+) -> None:
+    hurting.hurt("unconditional", "^PUT", times=100)
+    told = scored_apart(package, write(table(10), tmp_path / "in.parquet"), f"delta:{bucket.uri}/t", ScoreOptions())
+    assert "this store ignores conditions" in told
+    assert bucket.names("t/_delta_log") == []
 
 
 def test_a_store_that_is_not_there_is_one_line(

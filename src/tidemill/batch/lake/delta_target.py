@@ -22,7 +22,15 @@ import pyarrow.parquet as pq
 from tidemill.batch.lake.columns import delta_schema, fitted
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.lake.records import Records
-from tidemill.batch.lake.tables import delta_errors, is_remote, location, open_delta, storage_options, unwritable
+from tidemill.batch.lake.tables import (
+    delta_errors,
+    is_remote,
+    location,
+    open_delta,
+    overtaken,
+    storage_options,
+    unwritable,
+)
 from tidemill.batch.ledger import PartFile, Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace, partition_of
@@ -41,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["DeltaTarget"]
 
 _DIRECTORY = "_tidemill"
+# Commits that others were quicker with, before the run gives up.
+_TRIES = 8
 
 
 class DeltaTarget:
@@ -90,6 +100,8 @@ class DeltaTarget:
             reason = unwritable(table) if self._mode != "upsert" else None
             if reason is not None:
                 raise ConfigError(f"output {self._shown}: {reason}; Tidemill does not write such tables")
+        if is_remote(self._uri):
+            self._records.check_conditions()
 
     def check(self, schema: pa.Schema) -> None:
         self._layout(schema, self._open())
@@ -146,22 +158,32 @@ class _Commit(ABC):
         self._execution = secrets.randbits(62)
 
     def _settle(self, record: RunManifest) -> RunManifest:
-        """Publish, unless another execution of this run has."""
-        table = self._open()
-        found = self._found(table)
-        if found is not None:
-            return self._records.settled(self._run_id, found)
+        """Publish, unless another execution of this run has.
+
+        The library would repeat a commit whose answer was lost as one more version. Here each try is one, made from a
+        state of the table in which the run was looked for and not found, and settled by looking again.
+        """
         self._records.keep(self._execution, record)
-        try:
-            with delta_errors(self._shown, SinkError):
-                # The state of the table in which the run was not committed: the log refuses a second commit of it.
-                self._publish(table, self._properties())
-        except SinkError as error:
-            found = self._found(self._open())
-            if found is None:
-                raise SinkError(f"{error}; nothing is published; resume the run") from error
-            return self._records.settled(self._run_id, found)
-        return self._records.settled(self._run_id, self._execution)
+        for left in reversed(range(_TRIES)):
+            table = self._open()
+            found = self._found(table)
+            if found is not None:
+                break
+            try:
+                with delta_errors(self._shown, SinkError):
+                    self._publish(table, self._properties())
+            except SinkError as error:
+                found = self._found(self._open())
+                if found is None and not (left and overtaken(error)):
+                    raise SinkError(f"{error}; nothing is published; resume the run") from error
+            else:
+                found = self._execution
+            if found is not None:
+                break
+        assert found is not None  # noqa: S101 - the last try ended otherwise
+        if found != self._execution:
+            self._records.drop(self._run_id, self._execution)
+        return self._records.settled(self._run_id, found)
 
     def _open(self) -> DeltaTable | None:
         return open_delta(self._uri, self._shown, SinkError)
@@ -174,6 +196,7 @@ class _Commit(ABC):
         from deltalake import CommitProperties, Transaction
 
         return CommitProperties(
+            max_commit_retries=0,
             app_transactions=[Transaction(self._run_id, self._execution)],
             custom_metadata={"tidemill": json.loads(self._plan.stamp)},
         )

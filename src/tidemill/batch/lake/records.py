@@ -34,6 +34,13 @@ class Records:
         except OSError as error:
             raise SinkError(f"{self.where}: cannot be made: {error.strerror}") from error
 
+    def check_conditions(self) -> None:
+        """Raises SinkError for a store that ignores conditions: of two versions of a log both would count."""
+        from tidemill.batch.stores.objects import Objects
+        from tidemill.batch.stores.probe import check_conditions
+
+        check_conditions(Objects(self.where, SinkError), replacing=False)
+
     def keep(self, execution: int, manifest: RunManifest) -> None:
         """The manifest of an execution that is about to commit. Raises SinkError."""
         self.begin()
@@ -57,6 +64,10 @@ class Records:
             return msgspec.json.decode(data, type=RunManifest)
         except msgspec.DecodeError as error:
             raise RunError(f"{self.where}/{name}: cannot be understood ({error})") from None
+
+    def drop(self, run_id: str, execution: int) -> None:
+        """The execution did not commit, and never will."""
+        self._remove(_execution(run_id, execution))
 
     def send(self, directory: Path, uri: str, names: Sequence[str]) -> None:
         """Copy files below a directory to a store, under the same names. Raises SinkError."""

@@ -16,7 +16,7 @@ from tidemill.errors import ConfigError, MissingExtra, RunError
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-__all__ = ["delta_errors", "is_remote", "location", "open_delta", "storage_options", "unwritable"]
+__all__ = ["delta_errors", "is_remote", "location", "open_delta", "overtaken", "storage_options", "unwritable"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Features that ask nothing of whoever adds whole files.
@@ -87,6 +87,13 @@ def delta_errors(shown: str, error: type[RunError]) -> Iterator[None]:
         raise error(f"{shown}: there is no Delta table") from None
     except (DeltaError, OSError, pa.ArrowException) as found:
         raise error(f"{shown}: {_line(found)}") from found
+
+
+def overtaken(error: Exception) -> bool:
+    """Whether a commit failed because another one came first."""
+    from deltalake.exceptions import CommitFailedError
+
+    return isinstance(error.__cause__, CommitFailedError)
 
 
 def unwritable(table: DeltaTable) -> str | None:
