@@ -116,5 +116,6 @@ def test_verify_ends_with_1_and_names_the_difference(tmp_path: Path) -> None:
     assert done.exit_code == 1
     found = json.loads(done.stdout)
     assert not found["agrees"]
-    assert [m["equal"] for m in found["modes"]] == [20, 20, 2, 2, 2]
-    assert found["modes"][2]["difference"].startswith("score[0]")
+    # Batch answers a Python model in processes of its own, too.
+    assert [m["equal"] for m in found["modes"]] == [20, 2, 2, 2, 2]
+    assert found["modes"][1]["difference"].startswith("score[0]")
