@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from tests.batch.lake.delta_logs import actions, commit, upgrade
+from tests.batch.lake.delta_logs import actions, commit, delete_rows, upgrade
 from tests.batch.support import OUTPUTS, answers, table, write
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.lake import delta_target
@@ -194,6 +194,16 @@ def test_tables_with_rules_for_their_rows_are_refused(
     commit(tmp_path / "t", protocol, metadata)
     with pytest.raises(ConfigError, match=told):
         run(package, table(10), tmp_path, mode="append")
+
+
+def test_rows_are_added_beside_deleted_ones_but_do_not_replace_them(package: Path, tmp_path: Path) -> None:
+    run(package, table(10), tmp_path)
+    delete_rows(tmp_path / "t", [0, 1])
+    run(package, table(5, start=10), tmp_path, mode="append")
+    found = pa.RecordBatchReader.from_stream(DeltaTable(tmp_path / "t").scan(columns=["id"])).read_all()
+    assert sorted(found["id"].to_pylist()) == list(range(2, 15))
+    with pytest.raises(ConfigError, match="it uses deletionVectors; Tidemill does not write such tables"):
+        run(package, table(5), tmp_path, mode="overwrite")
 
 
 def test_other_directories_are_left_alone(package: Path, tmp_path: Path) -> None:

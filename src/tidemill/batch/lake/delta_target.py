@@ -97,7 +97,7 @@ class DeltaTarget:
                 f"{self._shown}: is a table; choose another, or pass --overwrite, or --mode append or upsert"
             )
         else:
-            reason = unwritable(table) if self._mode != "upsert" else None
+            reason = unwritable(table, self._mode) if self._mode != "upsert" else None
             if reason is not None:
                 raise ConfigError(f"output {self._shown}: {reason}; Tidemill does not write such tables")
         if is_remote(self._uri):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from tidemill.batch.places import Place
+from tidemill.batch.places import Mode, Place
 from tidemill.errors import ConfigError, MissingExtra, RunError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def overtaken(error: Exception) -> bool:
     return isinstance(error.__cause__, CommitFailedError)
 
 
-def unwritable(table: DeltaTable) -> str | None:
+def unwritable(table: DeltaTable, mode: Mode) -> str | None:
     """Why whole data files may not be added to a table, in a few words, or None: only a writer of rows could keep its
     rules.
     """
@@ -110,5 +110,7 @@ def unwritable(table: DeltaTable) -> str | None:
     mark = next((m for m in _MARKS if f'"{m}"' in schema), None)
     if mark is not None:
         return f"a column of it has {mark}"
-    others = sorted(set(table.protocol().writer_features or ()) - _HARMLESS)
+    # Files with a deletion vector stand beside what is appended; to take them away, the vector would have to be named.
+    harmless = _HARMLESS | ({"deletionVectors"} if mode == "append" else set())
+    others = sorted(set(table.protocol().writer_features or ()) - harmless)
     return f"it uses {others[0]}" if others else None
