@@ -308,14 +308,18 @@ def test_what_executions_left_is_found_by_age(package: Path, bucket: Bucket, sou
     uri = f"{bucket.uri}/out"
     score(package, source, uri, ScoreOptions(run_id="r1"))
     kept = bucket.names()
-    for name in ("part-00000-r0-0123abcd.parquet", "_tidemill/dead/r-0-0123abcd/part-00000.parquet"):
+    for name in (
+        "part-00000-r0-0123abcd.parquet",
+        "_tidemill/dead/r-0-0123abcd/part-00000.parquet",
+        "_tidemill/probe-01",
+    ):
         bucket.write(f"out/{name}", b"x")
     bucket.write("out/notes-0123abcd.parquet", b"mine")
     now = datetime.now(UTC)
     later = now + timedelta(hours=2)
     assert abandoned_objects(uri, timedelta(hours=1), now) == []
     found = abandoned_objects(uri, timedelta(hours=1), later)
-    assert sorted(f.run_id for f in found) == ["r-0", "r0"]
+    assert sorted(f.run_id for f in found) == ["", "r-0", "r0"]
     remove_objects(found)
     assert bucket.names() == sorted([*kept, "out/notes-0123abcd.parquet"])
     bucket.write("out/_tidemill/manifest.json", b"{")

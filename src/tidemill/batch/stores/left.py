@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tidemill.batch.places import sink_format
-from tidemill.batch.stores.names import EXECUTION, MANIFEST, decoded, manifest_beside, run_of
+from tidemill.batch.stores.names import EXECUTION, MANIFEST, PROBE, decoded, manifest_beside, run_of
 from tidemill.batch.stores.objects import Entry, Objects
 
 __all__ = ["Abandoned", "abandoned_objects", "remove_objects"]
@@ -15,7 +15,7 @@ __all__ = ["Abandoned", "abandoned_objects", "remove_objects"]
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """An object that no manifest names, and the run that put it there."""
+    """An object that no manifest names, and the run that put it there: "" for one by which a run tried the store."""
 
     uri: str
     entry: Entry
@@ -43,7 +43,7 @@ def abandoned_objects(uri: str, older_than: timedelta, now: datetime) -> list[Ab
     living = (objects.attributes(beside) or {}).get(EXECUTION) if beside else None
     found = []
     for entry in objects.list():
-        run_id = run_of(entry.name, beside)
+        run_id = "" if entry.name.startswith(PROBE) else run_of(entry.name, beside)
         named = entry.name in kept or (living is not None and living in entry.name)
         named = named or (letters is not None and f"{objects.uri}/{entry.name}".startswith(letters))
         if run_id is not None and not named and now - entry.modified > older_than:

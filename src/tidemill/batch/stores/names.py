@@ -12,6 +12,7 @@ from tidemill.batch.manifest import RunManifest
 __all__ = [
     "EXECUTION",
     "MANIFEST",
+    "PROBE",
     "RUN",
     "dead_beside",
     "dead_directory",
@@ -26,6 +27,8 @@ __all__ = [
 
 # Below the prefix of an output that consists of parts.
 MANIFEST = "_tidemill/manifest.json"
+# Small objects by which a run tries a store at its beginning.
+PROBE = "_tidemill/probe-"
 # What an object says of itself, as metadata.
 RUN = "tidemill-run"
 EXECUTION = "tidemill-execution"

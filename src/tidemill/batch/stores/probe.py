@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 
+from tidemill.batch.stores.names import PROBE
 from tidemill.batch.stores.objects import Objects
 from tidemill.errors import RunError, SinkError
 
@@ -17,7 +18,7 @@ def check_conditions(objects: Objects, *, replacing: bool) -> None:
 
     Raises SinkError for a store that ignores conditions, refuses to know them, or cannot be written at all.
     """
-    name = f"_tidemill/probe-{secrets.token_hex(8)}"
+    name = f"{PROBE}{secrets.token_hex(8)}"
     first, second, third = (secrets.token_bytes(16) for _ in range(3))
     try:
         if objects.create(name, first) != first:
