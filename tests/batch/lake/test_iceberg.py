@@ -15,6 +15,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import DoubleType
 
+from tests.batch.lake.iceberg_deletes import delete_positions
 from tests.batch.lake.support import interrupt
 from tests.batch.support import OUTPUTS, answers, table
 from tidemill.batch import ScoreOptions, score
@@ -96,6 +97,17 @@ def test_rows_deleted_since_are_not_read(package: Path, catalog: Catalog, tmp_pa
     catalog.load_table("ns.t").delete("id >= 200")
     _, found = scored(package, "iceberg:ns.t?catalog=lab", tmp_path / "new")
     assert same(found, table(200))
+    _, found = scored(package, f"iceberg:ns.t?catalog=lab&snapshot={before}", tmp_path / "old")
+    assert same(found, table(300))
+
+
+def test_rows_of_a_delete_file_are_not_read(package: Path, catalog: Catalog, tmp_path: Path) -> None:
+    [before] = filled(catalog, table(300))
+    delete_positions(catalog.load_table("ns.t"), tmp_path, [0, 7, 299])
+    report, found = scored(package, "iceberg:ns.t?catalog=lab", tmp_path / "new")
+    assert report.read == 297
+    assert found["id"].to_list() == [i for i in range(300) if i not in (0, 7, 299)]
+    assert plan(report)["root"] != f"{tmp_path}/warehouse/ns/t"
     _, found = scored(package, f"iceberg:ns.t?catalog=lab&snapshot={before}", tmp_path / "old")
     assert same(found, table(300))
 
