@@ -115,8 +115,8 @@ def _spelled(batch: pa.RecordBatch, alike: Sequence[str]) -> Iterator[pa.RecordB
     sizes = np.zeros(batch.num_rows, np.int64)
     for name in alike:
         column = batch.column(name)
-        lengths = pc.binary_length(column.dictionary).take(column.indices).fill_null(0).cast(pa.int64())
-        # `to_numpy` would load pandas where that is installed, which takes a second.
+        lengths = pc.binary_length(column.dictionary).take(column.indices).cast(pa.int64())
+        # Of a null the length is whatever stands there. `to_numpy` would load pandas, which takes a second.
         sizes += np.frombuffer(lengths.buffers()[1], np.int64, len(lengths), 8 * lengths.offset)
     ends = np.cumsum(sizes)
     start = 0

@@ -157,11 +157,17 @@ def array_from_arrow(
     if column.null_count == 0:
         return _values(column, type_), None
     if type_.is_float and type_.size > 2:
-        return _values(column.fill_null(np.nan), type_), None
+        return _values(column.fill_null(_scalar(np.nan, type_)), type_), None
     if type_.is_float:  # Arrow fills no half floats
         return np.asarray(column.to_numpy(zero_copy_only=False), type_.dtype), None
     valid = _values(column.is_valid(), DATATYPES["BOOL"])
-    return _values(column.fill_null(False if type_.json == "boolean" else 0), type_), valid
+    return _values(column.fill_null(_scalar(0, type_)), type_), valid
+
+
+def _scalar(value: float, type_: DataType) -> pa.Scalar:
+    """As Arrow's; `pa.scalar` would load pandas, as `to_numpy` does. Of a false boolean's byte every bit is zero."""
+    data = pa.py_buffer(np.array([value], type_.dtype))
+    return pa.Array.from_buffers(type_.arrow(), 1, [None, data])[0]
 
 
 def _values(column: pa.Array, type_: DataType) -> Array:
