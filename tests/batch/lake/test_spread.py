@@ -123,6 +123,13 @@ def test_overwrite_replaces_all_of_it(package: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "out" / "**" / "part-*.parquet") == 60
 
 
+@pytest.mark.parametrize("body", ["", "/", "s3://bucket/out"])
+def test_only_a_directory_of_this_machine_is_laid_out(package: Path, tmp_path: Path, body: str) -> None:
+    write(table(10), tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match="names no directory of this machine; expected parquet:DIR"):
+        score(package, tmp_path / "in.parquet", f"parquet:{body}?file_size=1MB")
+
+
 @pytest.mark.parametrize(
     ("query", "told"),
     [

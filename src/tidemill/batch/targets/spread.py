@@ -31,8 +31,8 @@ class SpreadTarget(FileTarget):
 
     def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
         self._spread = spread_options(place)
-        if not place.body.strip("/"):
-            raise ConfigError(f"output {place.shown}: names no directory; expected parquet:DIR")
+        if not place.body.strip("/") or "://" in place.body:
+            raise ConfigError(f"output {place.shown}: names no directory of this machine; expected parquet:DIR")
         super().__init__(replace(place, body=f"{place.body}/"), mode, key)
         query = place.shown.partition("?")[2]
         self._shown = f"parquet:{self.path}" + (f"?{query}" if query else "")
