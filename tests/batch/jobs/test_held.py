@@ -76,6 +76,15 @@ def test_a_held_run_passes_once_its_gate_allows_it(package: Path, source: Path, 
     assert ids(tmp_path / "out") == list(range(4000))
 
 
+def test_a_rerun_that_fails_takes_nothing_from_a_held_run(package: Path, source: Path, tmp_path: Path) -> None:
+    job = job_file(tmp_path, package, source, tmp_path / "out", "[gate]\nmin_rows = 5000\n")
+    tidemill("job", "run", job, "--run-id", "one", code=5)
+    os.rename(source, tmp_path / "elsewhere")
+    tidemill("job", "run", job, "--run-id", "one", code=1)
+    assert tidemill("run", "publish", "one", "--json")["state"] == "done"
+    assert ids(tmp_path / "out") == list(range(4000))
+
+
 def test_dead_letters_of_a_held_run_are_published_with_it(package: Path, source: Path, tmp_path: Path) -> None:
     bad = table(10, start=4000)
     write(bad.set_column(1, "a", pa.array([-1.0] * 10, pa.float32())), source / "2.parquet")

@@ -106,6 +106,8 @@ def test_a_run_that_was_killed_is_seen_to_have_failed(
         until(lambda: state(index, "one") == "running")
         # Its id is its own while it lives: a run into another output would take its record away.
         assert "choose another" in tidemill("score", package, source, tmp_path / "other", "--run-id", "one", code=1)
+        assert "is driving this run" in tidemill("job", "run", job, "--run-id", "one", code=1)
+        assert state(index, "one") == "running"
         assert "run cancel" in tidemill("run", "discard", "one", code=1)
         process.kill()
         process.communicate()

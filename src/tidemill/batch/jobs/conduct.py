@@ -14,7 +14,7 @@ from tidemill.batch.blobs import remote
 from tidemill.batch.engines.base import Work
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.gate import Check, Figures, judge
-from tidemill.batch.jobs.index import RunIndex, RunRecord, State, now, this_process
+from tidemill.batch.jobs.index import RunIndex, RunRecord, State, now, seen_now, this_process
 from tidemill.batch.jobs.telling import tell_end, tell_metrics
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import Progress, RunReport
@@ -47,11 +47,11 @@ def run_job(
     job = identified(job)
     run_id = str(job.options.run_id)
     known = _known(index, job, run_id)
-    conductor = _Conductor(job, run_id, index, file, progress, tell)
+    conductor = _Conductor(job, run_id, index, known, file, progress, tell)
     with conductor:
         check_guarantee(job)
         report = score(job.package, job.source, job.sink, job.options, conductor.progress, conductor)
-        conductor.done(report, known)
+        conductor.done(report)
     return report
 
 
@@ -85,17 +85,28 @@ def check_gate(job: Job, outputs: list[str]) -> None:
 
 
 def _known(index: RunIndex, job: Job, run_id: str) -> RunRecord | None:
-    """The record of an earlier execution. Raises RunError where the id is that of another run which still matters."""
+    """The record of an earlier execution. Raises RunError for a run that is under way, or where the id is that of
+    another run which still matters.
+    """
     try:
         found = index.find(run_id)
     except (RunError, OSError):
         return None
-    output = _output(job)
-    if found is None or found.output == output:
-        return found
-    if found.state == "held" or (found.under_way and found.driver is not None and found.driver.alive is not False):
-        raise RunError(f"run id {run_id} is that of a run into {found.output}, which is {found.state}; choose another")
-    return None
+    if found is None:
+        return None
+    living = seen_now(found).under_way
+    if found.output != _output(job):
+        if living or found.state == "held":
+            raise RunError(
+                f"run id {run_id} is that of a run into {found.output}, which is {found.state}; choose another"
+            )
+        return None
+    if living and found.driver is not None and found.driver.alive:
+        raise RunError(
+            f"run {run_id}: another process is driving this run ({found.driver.pid}); let it finish, or use another "
+            "run id"
+        )
+    return found
 
 
 def _output(job: Job) -> str:
@@ -111,6 +122,7 @@ class _Conductor:
         job: Job,
         run_id: str,
         index: RunIndex,
+        known: RunRecord | None,
         file: Path | None,
         progress: Callable[[Progress], None] | None,
         tell: Callable[[str], None] | None,
@@ -118,6 +130,7 @@ class _Conductor:
         self.job = job.name
         self._job, self._index, self._show, self._tell = job, index, progress, tell
         self._told: set[str] = set()
+        self._known = known
         self._lock = threading.Lock()
         self._began, self._cpu = time.monotonic(), cpu_seconds()
         moment = now()
@@ -130,11 +143,12 @@ class _Conductor:
             package=job.package,
             source=parse_place(job.source).shown,
             output=_output(job),
-            stage="",
+            sink=None if known is None else known.sink,
+            stage="" if known is None else known.stage,
             job_file=None if file is None else str(file.resolve()),
             engine=job.options.engine.name,
             driver=this_process(),
-            created_at=moment,
+            created_at=moment if known is None else known.created_at,
             updated_at=moment,
         )
         self._ended = threading.Event()
@@ -188,14 +202,15 @@ class _Conductor:
         self._write()
         return checks
 
-    def done(self, report: RunReport, known: RunRecord | None) -> None:
+    def done(self, report: RunReport) -> None:
         """The run is published. A run that was found so, and is on record as that, is not told of again."""
         self._finish_ticking()
+        known = self._known
         if report.state == "already_done" and known is not None:
             if known.state == "done":
                 return
-            kept = ("outputs", "checks", "stage", "sink", "created_at", "total_rows")
-            self._change(**{name: getattr(known, name) for name in kept})
+            self._change(**{name: getattr(known, name) for name in ("outputs", "checks", "total_rows")})
+        self._change(shards_done=report.shards)
         self._reported(report)
         self._end("done", None)
 
