@@ -23,6 +23,7 @@ GOALS = (
     ("local", "spark_hand", 1.8, "rows/s of `tidemill score` over a hand-written mapInArrow's"),
     ("local", "ray_hand", 8.0, "rows/s of `tidemill score` over a hand-written map_batches'"),
 )
+# In what is compared, `tidemill score` has its start in it and what needs a cluster has not.
 LABELS = {
     "local": "`tidemill score`",
     "spark_hand": "mapInArrow by hand",
@@ -33,7 +34,7 @@ LABELS = {
     "ray_engine": 'engine "ray"',
 }
 Sums = tuple[tuple[str, int, int], ...]
-HEADER = ("program", "rows/s", "of `tidemill score`", "seconds", "peak memory MB", "processes")
+HEADER = ("program", "rows/s", "of `tidemill score`", "seconds", "with the start", "peak memory MB", "processes")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +45,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnginesResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was measured. `equal` says that all programs wrote the same values, in whatever order."""
+    """Everything that was measured. `working` are the seconds of each round of a program without the start of its
+    cluster, `equal` says that all programs wrote the same values, in whatever order.
+    """
 
     settings: Settings
     cores: str
     scores: list[batch.Score]
+    working: dict[str, list[float]]
     equal: bool
 
     def of(self, program: str) -> list[batch.Score]:
@@ -57,8 +61,7 @@ class EnginesResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def ratios(self, ours: str, theirs: str) -> list[float]:
         """Rows/s of the one over the other's, round by round."""
-        pairs = zip(self.of(ours), self.of(theirs), strict=True)
-        return [a.rows_per_second / b.rows_per_second for a, b in pairs]
+        return [b / a for a, b in zip(self.working[ours], self.working[theirs], strict=True)]
 
 
 def run(out: Path, settings: Settings) -> EnginesResult:
@@ -66,23 +69,27 @@ def run(out: Path, settings: Settings) -> EnginesResult:
     trained = model.make(out / "model")
     source = batch.input_file(out, settings.rows).resolve()
     places = cores()
-    target = (out / "scored-engine").resolve()
+    target, seconds = (out / "scored-engine").resolve(), (out / "seconds.txt").resolve()
     scores: list[batch.Score] = []
+    working: dict[str, list[float]] = {program: [] for program in LABELS}
     found: set[Sums] = set()
     for number in range(1, settings.rounds + 1):
         for program in ("local", *PROGRAMS):
             command: list[str | Path] = [sys.executable, "-m", "benchmarks.engines_programs", program]
-            command += [trained.onnx.resolve(), trained.package.resolve(), source, target]
+            command += [trained.onnx.resolve(), trained.package.resolve(), source, target, seconds]
             if program == "local":
                 command = [BIN / "tidemill", "score", trained.package, source, target]
             batch.remove(target)
             # What the last process wrote is not to be written to disk on this one's time.
             os.sync()
             scores.append(batch.score(out, program, command, places.both, settings.rows, number))
+            working[program].append(float(seconds.read_text()) if program != "local" else scores[-1].seconds)
             if number == 1:
                 found.add(sums(target, settings.rows))
     batch.remove(target)
-    return EnginesResult(settings=settings, cores=f"cores {places.both}", scores=scores, equal=len(found) == 1)
+    return EnginesResult(
+        settings=settings, cores=f"cores {places.both}", scores=scores, working=working, equal=len(found) == 1
+    )
 
 
 def sums(target: Path, rows: int) -> Sums:
@@ -123,8 +130,9 @@ def section(result: EnginesResult) -> str:
         lines.append(
             (
                 label,
-                spread([x.rows_per_second for x in scores]),
+                spread([result.settings.rows / x for x in result.working[program]]),
                 spread(result.ratios(program, "local"), ".2f"),
+                spread(result.working[program], ".1f"),
                 spread([x.seconds for x in scores], ".1f"),
                 f"{max(x.peak_mb for x in scores):,.0f}",
                 str(max(x.processes for x in scores)),
@@ -133,10 +141,10 @@ def section(result: EnginesResult) -> str:
     return f"""## Batch on Spark and Ray
 
 {result.settings.rows:,} rows of 30 float32 from one Parquet file, the same model, {result.cores}, a Spark or a Ray of
-this machine alone with as many workers. Each run is a whole process, the start of the cluster included;
-{result.settings.rounds} rounds in turn, median (lowest to highest). By hand is what one writes in an afternoon
-(`benchmarks/engines_programs.py`): ONNX Runtime in the worker, batches and calls as large as Tidemill's. Every output
-was read back: its rows counted, the bits of its values added up.
+this machine alone with as many workers. Each run is a whole process; rows/s and seconds leave the start of a cluster
+out, and that of `tidemill score` in. {result.settings.rounds} rounds in turn, median (lowest to highest). By hand is
+what one writes in an afternoon (`benchmarks/engines_programs.py`): ONNX Runtime in the worker, batches and calls as
+large as Tidemill's. Every output was read back: its rows counted, the bits of its values added up.
 
 {table(HEADER, lines)}
 

@@ -1,4 +1,4 @@
-"""The same rows through Spark and Ray, by Tidemill and as one writes it by hand. `PROGRAM MODEL.onnx PACKAGE IN OUT`.
+"""The same rows through Spark and Ray, by Tidemill and by hand. `PROGRAM MODEL.onnx PACKAGE IN OUT SECONDS`.
 
 spark_hand     read.parquet → mapInArrow with ONNX Runtime → write.parquet
 spark_score    the same with tidemill.spark.score
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ import tidemill.ray
 import tidemill.spark
 
 CORES = 2
+SECONDS = "BENCHMARK_SECONDS"
 # As large as Tidemill's own chunks, for all; a call of the model is smaller, for all too.
 BATCH_ROWS, CALL_ROWS = 16_384, 1_024
 SPARK = {
@@ -80,7 +83,8 @@ def spark_session() -> Iterator[Any]:
         builder = builder.config(name, value)
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
-    yield session
+    with timed():
+        yield session
     session.stop()
 
 
@@ -90,8 +94,17 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     ray.init(address="local", num_cpus=CORES, include_dashboard=False, _node_ip_address="127.0.0.1")
-    yield
+    with timed():
+        yield
     ray.shutdown()
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    """Writes the seconds from when the cluster is there until the output is."""
+    began = time.perf_counter()
+    yield
+    Path(os.environ[SECONDS]).write_text(str(time.perf_counter() - began), encoding="utf-8")
 
 
 def spark_hand(model: str, source: str, target: str) -> None:
@@ -142,20 +155,23 @@ def ray_score(package: str, source: str, target: str) -> None:
 
 
 def spark_engine(package: str, source: str, target: str) -> None:
-    """As a job file asks for it."""
-    tidemill.score(package, source, target, engine={"name": "spark", "spark": {"master": f"local[{CORES}]"}})
+    """In the session that is there."""
+    with spark_session():
+        tidemill.score(package, source, target, engine={"name": "spark"})
 
 
 def ray_engine(package: str, source: str, target: str) -> None:
-    """As a job file asks for it."""
-    tidemill.score(package, source, target, engine={"name": "ray"})
+    """On the cluster that is there."""
+    with ray_cluster():
+        tidemill.score(package, source, target, engine={"name": "ray"})
 
 
 PROGRAMS = {f.__name__: f for f in (spark_hand, spark_score, spark_engine, ray_hand, ray_score, ray_engine)}
 
 
-def main(program: str, model: str, package: str, source: str, target: str) -> None:
-    """Run one of them."""
+def main(program: str, model: str, package: str, source: str, target: str, seconds: str) -> None:
+    """Run one of them; `seconds` is the file for the time that it took without the start of its cluster."""
+    os.environ[SECONDS] = seconds
     PROGRAMS[program](model if program.endswith("_hand") else package, source, target)
 
 
