@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 import re
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +33,7 @@ from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.options import RunReport
 from tidemill.errors import ConfigError, RunError, SinkError, TidemillError
 
+UTC = datetime.UTC
 CREATE = "CREATE TABLE scores (id bigint PRIMARY KEY, score real NOT NULL, note text DEFAULT 'new')"
 
 
@@ -247,6 +251,55 @@ def test_times_finer_than_microseconds_are_not_cut(package: Path, database: str,
     with pytest.raises(SinkError, match=r"column 'at' does not fit timestamp: .* would lose data"):
         score(package, "in.parquet", f"{database}?table=scores", ScoreOptions(pass_through=("at",)))
     assert sql.execute("SELECT to_regclass('scores') IS NULL").fetchone() == (True,)
+
+
+ARROW: list[tuple[pa.DataType, Any, Any]] = [
+    (pa.uint8(), 255, 255),
+    (pa.int8(), -128, -128),
+    (pa.uint16(), 65535, 65535),
+    (pa.uint32(), 2**32 - 1, 2**32 - 1),
+    (pa.uint64(), 2**64 - 1, decimal.Decimal(2**64 - 1)),
+    (pa.float16(), np.float16(0.5), 0.5),
+    (pa.large_string(), "é", "é"),
+    (pa.dictionary(pa.int8(), pa.string()), "x", "x"),
+    (pa.large_binary(), b"\0", b"\0"),
+    (pa.binary(2), b"ab", b"ab"),
+    (pa.date64(), datetime.date(2026, 1, 2), datetime.date(2026, 1, 2)),
+    (pa.time32("ms"), datetime.time(1, 2, 3), datetime.time(1, 2, 3)),
+    (pa.timestamp("s"), datetime.datetime(2026, 1, 2), datetime.datetime(2026, 1, 2)),  # noqa: DTZ001
+    (
+        pa.timestamp("ms", "+07:00"),
+        datetime.datetime(2026, 1, 2, tzinfo=UTC),
+        datetime.datetime(2026, 1, 2, tzinfo=UTC),
+    ),
+    (pa.duration("s"), datetime.timedelta(seconds=90), datetime.timedelta(seconds=90)),
+    (pa.decimal128(10, 3), decimal.Decimal("-1.250"), decimal.Decimal("-1.250")),
+    (pa.decimal256(60, 1), decimal.Decimal("1e50"), decimal.Decimal("1e50")),
+    (pa.list_(pa.int8()), [1, None], [1, None]),
+    (pa.large_list(pa.string()), ["a", None], ["a", None]),
+    (pa.list_(pa.float64(), 2), [0.5, -1.0], [0.5, -1.0]),
+    (pa.null(), None, None),
+]
+
+
+def test_every_type_of_arrow_is_written(package: Path, database: str, sql: psycopg.Connection[Any]) -> None:
+    rows = table(2)
+    for i, (type_, value, _) in enumerate(ARROW):
+        rows = rows.append_column(f"v{i}", pa.array([value, None], type_))
+    pq.write_table(rows, "in.parquet")
+    names = [f"v{i}" for i in range(len(ARROW))]
+    score(package, "in.parquet", f"{database}?table=t", ScoreOptions(pass_through=("id", *names), select=("score",)))
+    values, nulls = found(sql, ", ".join(names), "t")
+    for (type_, _, expected), value in zip(ARROW, values, strict=True):
+        assert value == expected, type_
+    assert nulls == (None,) * len(ARROW)
+
+
+def test_a_type_that_postgres_lacks_is_refused(package: Path, database: str) -> None:
+    rows = table(2).append_column("s", pa.array([{"x": 1}] * 2))
+    pq.write_table(rows, "in.parquet")
+    with pytest.raises(ConfigError, match="column 's' of struct<x: int64> has no type in PostgreSQL"):
+        score(package, "in.parquet", f"{database}?table=t", ScoreOptions(pass_through=("s",)))
 
 
 TYPES = """
