@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.batch.support import OUTPUTS, answers, table
 from tidemill.batch import ScoreOptions, score
+from tidemill.batch.inputs import Asked, find_input
+from tidemill.batch.places import parse_place
+from tidemill.batch.targets import open_target
+from tidemill.errors import MissingExtra
 
 SOURCE = """
 CREATE TABLE customers AS SELECT i AS id, ((i % 97)::real / 4)::real AS a, (-(i % 89)::real / 4)::real AS b,
@@ -38,3 +44,26 @@ def test_a_table_is_scored_into_a_table(
     assert again.state == "already_done"
     kept = sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetchall()
     assert kept == [("customers",), ("scores",), ("tidemill_runs",)]
+
+
+@pytest.mark.parametrize(
+    ("module", "uri", "extra"),
+    [
+        ("psycopg", "postgresql://h/db?table=t", "postgres"),
+        ("adbc_driver_postgresql", "postgresql://h/db?table=t", "postgres"),
+        ("duckdb", "duckdb:///file.db?table=t", "duckdb"),
+        ("adbc_driver_manager", "adbc+sqlite:file.db?table=t", "sql"),
+    ],
+)
+def test_a_missing_extra_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, uri: str, extra: str
+) -> None:
+    for name in [n for n in sys.modules if n.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    for ask in (
+        lambda: find_input(parse_place(uri), Asked(tmp_path, None, list)),
+        lambda: open_target(parse_place(uri), "append", ()).allow(),
+    ):
+        with pytest.raises(MissingExtra, match=rf"pip install 'tidemill\[{extra}\]'"):
+            ask()
