@@ -21,6 +21,8 @@ from tests.moto_server import Aws
 __all__ = ["LOST_HOST", "Container", "Host", "again"]
 
 LOST_HOST = "Host EC2 (instance i-0123456789abcdef0) terminated."
+# Seconds for what takes one or two on a machine that is not busy.
+PATIENCE = 180
 PROGRAM = "tidemill.batch.engines.aws_batch"
 # As `python -m`, but with shards of a thousand rows, so that a small table has many.
 SMALL_SHARDS = f"""
@@ -47,7 +49,7 @@ class Container:
 
     def until(self, what: Callable[[], bool]) -> None:
         """Wait for something to come about while it lives."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not what():
             assert self.process.poll() is None or what(), self.said()
             assert time.monotonic() < end, self.said()
@@ -55,7 +57,7 @@ class Container:
 
     def ended(self) -> int:
         """Wait for its end: the exit code."""
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def repeated(self, exit_code: int | None, status_reason: str = EXITED) -> bool:
         """Whether Batch starts the job again after this end."""

@@ -18,6 +18,7 @@ from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.submit import Submitted, submit
 from tidemill.batch.jobs.index import RunIndex
 
+pytestmark = pytest.mark.timeout(600)
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:warehouse"
 
 

@@ -10,11 +10,15 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.batch.engines.aws_batch.host import LOST_HOST, Host
 from tests.batch.engines.aws_batch.support import CHUNK, Bucket, Giving, sealed
 from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.leaving import GRACE_SECONDS
 from tidemill.batch.engines.aws_batch.requests import GAVE_UP
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_run_through_everything_that_happens_to_containers(

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.batch.engines.aws_batch.host import Host
+from tests.batch.engines.aws_batch.host import PATIENCE, Host
 from tests.batch.engines.aws_batch.support import Bucket, Giving, a_job, sealed
 from tests.cli.support import tidemill
 from tests.moto_server import Aws
@@ -25,9 +25,11 @@ from tidemill.batch.jobs.gate import Gate
 from tidemill.batch.jobs.index import RunIndex
 from tidemill.errors import ConfigError, IntegrityError, NotFound, RunError
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.1)

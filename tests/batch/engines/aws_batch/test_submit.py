@@ -16,6 +16,8 @@ from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.options import ScoreOptions
 from tidemill.errors import ConfigError, MissingExtra, RunError
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_the_definition_is_read_back_as_it_was_meant(aws: Aws, give: Giving, queue: str, tmp_path: Path) -> None:
     role = "arn:aws:iam::123456789012:role/tidemill"
