@@ -59,10 +59,10 @@ def score(
     """Score every row of `source` with a package into `sink`: complete, or not at all.
 
     `source` is a file, a directory or a glob of Parquet, Arrow, CSV or JSON lines, or the URI of what is read; `sink`
-    ends in .parquet, .arrow, .csv or .jsonl for one file, is the URI of what is written, or a directory of Parquet parts
-    otherwise. Each input row ends as an output row or a dead letter, in the input's order. With the `run_id` of a run
-    that was cut off, its sealed shards are kept; a finished run is not done again. `progress` is called from any
-    thread, about ten times a second.
+    ends in .parquet, .arrow, .csv or .jsonl for one file, is the URI of what is written, or else a directory of Parquet
+    parts. Each input row ends as an output row or a dead letter, in the input's order. With the `run_id` of a run that
+    was cut off, its sealed shards are kept; a finished run is not done again. `progress` is called from any thread,
+    about ten times a second.
 
     Raises ConfigError for options that do not fit, SourceError for input that cannot be read as planned, SinkError
     for output that cannot be written, RunError where the run may not go on, BudgetExceeded where too many rows
