@@ -49,7 +49,8 @@ class RunManifest(Config, frozen=True, kw_only=True):
 
     `job` is the name in its job file, `checks` is what the gate asked before it was published, `outputs` are the values
     of the model's outputs. `attempts` counts how often those shards were begun that had to be begun more than once,
-    `cpu_seconds` and `peak_rss_bytes` are those of the driver in its last execution.
+    `cost` is what the seconds come to at the job's price, `cpu_seconds` and `peak_rss_bytes` are those of the driver in
+    its last execution.
     """
 
     format: Literal[1]
@@ -59,6 +60,7 @@ class RunManifest(Config, frozen=True, kw_only=True):
     finished_at: str
     seconds: float
     attempts: dict[int, int] = msgspec.field(default_factory=dict)
+    cost: float | None = None
     cpu_seconds: float = 0.0
     peak_rss_bytes: int = 0
     read: int

@@ -34,6 +34,7 @@ class Observer(Protocol):
     """Whoever makes a run as one of a job."""
 
     job: str
+    price_per_hour: float | None
 
     def planned(self, work: Work) -> None:
         """The plan is settled, and nothing is scored yet. What it raises ends the run."""
@@ -69,10 +70,15 @@ def run_plan(work: Work, target: Target, observer: Observer | None = None) -> Ru
         markers = [sealed[i] for i in sorted(sealed)]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made = checked_manifest(plan, markers, stage, state=state, finished_at=now, seconds=watch.seconds)
-        job = "" if observer is None else observer.job
+        job, price = ("", None) if observer is None else (observer.job, observer.price_per_hour)
         used = round(cpu_seconds() - cpu, 3)
         return msgspec.structs.replace(
-            made, job=job, attempts=watch.attempts, cpu_seconds=used, peak_rss_bytes=peak_rss()
+            made,
+            job=job,
+            cost=None if price is None else round(watch.seconds / 3600 * price, 6),
+            attempts=watch.attempts,
+            cpu_seconds=used,
+            peak_rss_bytes=peak_rss(),
         )
 
     try:
@@ -134,7 +140,9 @@ def _publish(plan: Plan, held: RunManifest, schema: pa.Schema, stage: Stage, tar
     markers = [sealed[i] for i in sorted(sealed)]
     now = datetime.now(UTC).isoformat(timespec="seconds")
     made = checked_manifest(plan, markers, stage, state="done", finished_at=now, seconds=held.seconds)
-    kept = {name: getattr(held, name) for name in ("job", "checks", "attempts", "cpu_seconds", "peak_rss_bytes")}
+    kept = {
+        name: getattr(held, name) for name in ("job", "checks", "attempts", "cost", "cpu_seconds", "peak_rss_bytes")
+    }
     publication = target.publication(plan, stage, schema)
     try:
         for marker in markers:

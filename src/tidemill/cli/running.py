@@ -41,13 +41,13 @@ def run_shown(job: Job, file: Path | None, json: bool) -> None:
         raise
     except (BudgetExceeded, Held) as error:
         if isinstance(error.report, RunReport):
-            show_report(error.report, json)
+            show_report(error.report, json, job.price_per_hour)
         raise
-    show_report(report, json)
+    show_report(report, json, job.price_per_hour)
 
 
-def show_report(report: RunReport, json: bool) -> None:
-    """The run's numbers: read = written + dead."""
+def show_report(report: RunReport, json: bool, price_per_hour: float | None = None) -> None:
+    """The run's numbers: read = written + dead; and what it cost, where a price is known."""
     if json:
         typer.echo(report.to_json())
         return
@@ -71,6 +71,8 @@ def show_report(report: RunReport, json: bool) -> None:
         words.append(f"{report.quarantined_shards:,} shards set aside")
     if report.worker_deaths:
         words.append(f"{report.worker_deaths:,} processes ended while they answered")
+    if price_per_hour is not None:
+        words.append(f"cost about {report.seconds / 3600 * price_per_hour:,.4f}")
     console.print("; ".join(words), soft_wrap=True)
 
 

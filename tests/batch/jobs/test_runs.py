@@ -48,6 +48,8 @@ def test_a_run_is_on_record_with_all_its_figures(package: Path, source: Path, tm
     assert sum(record.outputs["verdict"].texts.values()) == 4000
     manifest = json.loads(Path(record.manifest).read_text())
     assert (manifest["job"], manifest["outputs"]["score"]["cells"]) == ("nightly", 4000)
+    assert manifest["cost"] == pytest.approx(manifest["seconds"], abs=0.01)
+    assert "cost about" in tidemill("job", "run", job, "--run-id", "again", "--set", f"sink={tmp_path / 'again'}")
     shown = tidemill("run", "show", record.run_id)
     assert "4,000 read = 4,000 written + 0 dead" in shown
     assert record.run_id in tidemill("run", "list", "--job", "nightly", "--state", "done")

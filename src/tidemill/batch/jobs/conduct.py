@@ -127,7 +127,7 @@ class _Conductor:
         progress: Callable[[Progress], None] | None,
         tell: Callable[[str], None] | None,
     ) -> None:
-        self.job = job.name
+        self.job, self.price_per_hour = job.name, job.price_per_hour
         self._job, self._index, self._show, self._tell = job, index, progress, tell
         self._told: set[str] = set()
         self._known = known

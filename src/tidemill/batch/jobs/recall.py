@@ -100,6 +100,7 @@ def _figures(manifest: RunManifest) -> dict[str, object]:
         "dead_letters": manifest.dead_letters,
         "shards_done": len(manifest.plan.shards),
         "seconds": seconds,
+        "cost": manifest.cost,
         "rows_per_second": round(manifest.read / seconds, 1) if seconds > 0 else 0.0,
         "cpu_seconds": manifest.cpu_seconds,
         "peak_rss_bytes": manifest.peak_rss_bytes,
