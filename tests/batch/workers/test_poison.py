@@ -32,12 +32,12 @@ CODES = {
 TEXTS = {
     EXIT: "the process of the model ended itself with exit status 3",
     CRASH: "the process of the model was killed by SIGSEGV",
-    STUCK: "the process of the model did not answer within 1.5 s",
+    STUCK: "the process of the model did not answer within 2.5 s",
     EAT: r"the process of the model took \d+ MB of memory, may have 419 MB",
     RAISE: "the model failed: ValueError: five below",
 }
 OPTIONS = ScoreOptions(
-    pass_through=("id",), workers=2, chunk_rows=1000, call_timeout=1.5, worker_memory=400 << 20, run_id="r1"
+    pass_through=("id",), workers=2, chunk_rows=1000, call_timeout=2.5, worker_memory=400 << 20, run_id="r1"
 )
 
 
