@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.xdist_group("clusters"),
     pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(300),
     # Ray's own, about its own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]

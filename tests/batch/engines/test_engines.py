@@ -22,7 +22,8 @@ from tidemill.batch.options import RunReport
 from tidemill.errors import BudgetExceeded, SourceError
 from tidemill.model.package import open_package
 
-pytestmark = pytest.mark.xdist_group("clusters")
+# The first test waits for its cluster.
+pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.timeout(300)]
 
 ROWS = 12_000
 BAD = 12

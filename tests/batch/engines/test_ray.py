@@ -16,7 +16,11 @@ from tidemill.batch.engines.options import EngineOptions
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.usefixtures("small_shards")]
+pytestmark = [
+    pytest.mark.xdist_group("clusters"),
+    pytest.mark.timeout(300),
+    pytest.mark.usefixtures("small_shards"),
+]
 
 SLOW = """
 import os, time
