@@ -33,9 +33,15 @@ _BLANK_ROWS = 16_384
 
 
 class Timed(Protocol):
-    """Answers that end at a time.monotonic() moment: the future of a chunk raises OutOfTime then."""
+    """Answers that end at a time.monotonic() moment: the future of a chunk raises OutOfTime then.
+
+    `deaths` counts the processes that ended while they answered.
+    """
 
     ahead: int
+
+    @property
+    def deaths(self) -> int: ...
 
     def submit(self, name: str, first_row: int, batch: pa.RecordBatch, until: float = math.inf) -> Future[Scored]: ...
 

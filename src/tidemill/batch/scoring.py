@@ -104,6 +104,7 @@ class Threads:
     """Answers in a pool of threads, for runtimes that release the interpreter's lock."""
 
     ahead = AHEAD
+    deaths = 0
 
     def __init__(self, scorer: Scorer, pool: Executor) -> None:
         self._score = scorer.score

@@ -19,6 +19,8 @@ from tests.batch.workers.support import (
     rows_with,
 )
 from tidemill.batch import RunReport, ScoreOptions, score
+from tidemill.batch.job import read_job
+from tidemill.batch.jobs.plan import plan_job
 from tidemill.batch.workers import pool, settle
 from tidemill.errors import RunError
 
@@ -134,3 +136,13 @@ def test_what_a_model_prints_is_not_the_report(tmp_path: Path, capfd: pytest.Cap
     found = capfd.readouterr()
     assert "hello from below" in found.err
     assert found.out == ""
+
+
+def test_a_plan_survives_its_trial(package: Path, tmp_path: Path) -> None:
+    """The first rows of a job are tried before it is run, by processes, too."""
+    rows_with(1000, {0: EXIT}, tmp_path / "in.parquet")
+    text = f'name = "nightly"\npackage = "{package}"\nsource = "in.parquet"\nsink = "out/"\n'
+    (tmp_path / "job.toml").write_text(text)
+    trial = plan_job(read_job(tmp_path / "job.toml")).trial
+    assert trial is not None
+    assert (trial.rows, trial.dead) == (1000, 1)

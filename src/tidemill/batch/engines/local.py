@@ -5,21 +5,25 @@ ONNX Runtime, PyArrow and NumPy release the interpreter's lock, so threads use e
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 
 from tidemill.batch.attempts import Attempts, Timed
 from tidemill.batch.engines.base import Work
 from tidemill.batch.ledger import Sealed
-from tidemill.batch.plan import Shard
+from tidemill.batch.options import ScoreOptions
+from tidemill.batch.plan import Plan, Shard
 from tidemill.batch.scoring import Scorer, Threads
 from tidemill.batch.watch import GivenUp, Stopped
 from tidemill.batch.workers.answers import Processes, wants_processes
 from tidemill.batch.workers.transient import again
+from tidemill.prediction.live import Live
 from tidemill.runtimes.cpu import cpu_budget
 
-__all__ = ["run"]
+__all__ = ["answering", "run"]
 
 
 def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -> None:
@@ -40,7 +44,8 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
         watch.sealed()
         sealed(marker)
 
-    with _answers(work, workers) as answers, ThreadPoolExecutor(workers, "tidemill-shard") as lanes:
+    answered = answering(work.live, work.plan, work.package, work.options, workers, watch.stopping)
+    with answered as answers, ThreadPoolExecutor(workers, "tidemill-shard") as lanes:
         attempts = Attempts(work, answers, work.plan.output_schema(work.live))
         futures = [lanes.submit(one, s) for s in shards]
         try:
@@ -50,6 +55,8 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
             watch.stop()
             for future in futures:
                 future.cancel()
+            lanes.shutdown()
+            watch.deaths = answers.deaths
     errors = [f.exception() for f in futures if not f.cancelled()]
     first = next((e for e in errors if e is not None and not isinstance(e, Stopped)), None)
     if first is not None:
@@ -57,15 +64,14 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
 
 
 @contextmanager
-def _answers(work: Work, workers: int) -> Iterator[Timed]:
-    if wants_processes(work.live, work.options):
-        stopping = work.watch.stopping
-        with Processes(work.live, work.plan, work.package, work.options, workers, stopping) as processes:
-            try:
-                yield processes
-            finally:
-                work.watch.deaths = processes.deaths
+def answering(
+    live: Live, plan: Plan, package: Path, options: ScoreOptions, workers: int, stopping: threading.Event
+) -> Iterator[Timed]:
+    """Threads or processes of this machine that answer chunks, until `stopping` is set. Raises RunError."""
+    if wants_processes(live, options):
+        with Processes(live, plan, package, options, workers, stopping) as processes:
+            yield processes
     else:
-        work.live.again = again(work.options.transient_tries, work.watch.stopping.wait)
+        live.again = again(options.transient_tries, stopping.wait)
         with ThreadPoolExecutor(workers, "tidemill-chunk") as pool:
-            yield Threads(Scorer(work.live, work.plan), pool)
+            yield Threads(Scorer(live, plan), pool)

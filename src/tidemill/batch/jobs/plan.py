@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,12 +13,13 @@ import msgspec
 from tidemill.batch.blobs import blob
 from tidemill.batch.calls import settled
 from tidemill.batch.engines.aws_batch.requests import array_size
+from tidemill.batch.engines.local import answering
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.conduct import check_gate, check_guarantee
+from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import compression
 from tidemill.batch.plan import Plan
 from tidemill.batch.score import prepare
-from tidemill.batch.scoring import Scorer
 from tidemill.batch.shard import read_piece
 from tidemill.batch.sinks import sink
 from tidemill.batch.targets import Guarantee
@@ -86,7 +88,7 @@ def plan_job(job: Job) -> JobPlan:
     rows, estimated, trial = None, False, None
     if plan is not None:
         plan = settled(live, plan)
-        trial = _tried(Live(live.package, live.runtime, call_rows=plan.call_rows), plan)
+        trial = _tried(Live(live.package, live.runtime, call_rows=plan.call_rows), plan, job.options)
         rows = plan.total_rows
         if rows is None:
             rows, estimated = _reckoned(plan), True
@@ -129,19 +131,20 @@ def _workers(job: Job, shards: int | None) -> int | None:
     return options.workers or (cpu_budget() if options.engine.name == "local" else None)
 
 
-def _tried(live: Live, plan: Plan) -> Trial | None:
-    """Score from the first row on until a second is over; None where there are no rows."""
+def _tried(live: Live, plan: Plan, options: ScoreOptions) -> Trial | None:
+    """Score from the first row on, by whom a run is answered, until a second is over; None where there are no rows."""
     if not plan.shards:
         return None
-    scorer, format_ = Scorer(live, plan), sink(plan.job.sink.format)
+    format_ = sink(plan.job.sink.format)
     piece = plan.shards[0].pieces[0]
     rows = dead = 0
-    with tempfile.TemporaryDirectory(prefix="tidemill-plan-") as folder:
+    answered = answering(live, plan, live.package.directory, options, 1, threading.Event())
+    with tempfile.TemporaryDirectory(prefix="tidemill-plan-") as folder, answered as answers:
         path = Path(folder) / f"part{format_.suffix}"
-        with closing(format_.open(path, scorer.schema, plan.stamp, passing=plan.job.sink.passing)) as part:
+        with closing(format_.open(path, plan.output_schema(live), plan.stamp, passing=plan.job.sink.passing)) as part:
             began = time.perf_counter()
             for first_row, batch in read_piece(plan, piece):
-                scored = scorer.score(plan.files[piece.file].name, first_row, batch)
+                scored = answers.submit(plan.files[piece.file].name, first_row, batch).result()
                 part.write(scored.output)
                 rows, dead = rows + scored.read, dead + sum(scored.errors.values())
                 seconds = time.perf_counter() - began
