@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def source(place: Path, name: str = "in.parquet") -> str:
     return str(write(rows, place / name, group=200))
 
 
-def postgresql(server: Server, package: Path, place: Path, mode: Mode) -> Ground:
+def postgresql(server: Server, package: Path, place: Path) -> Ground:
     """From a table of the same database."""
-    uri = server.database(f"{mode}-{place.name}-{os.getpid()}")
+    uri = server.database(f"crash-{place.name}-{os.getpid()}")
     rows = pl.read_parquet(source(place))
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("CREATE TABLE customers (id bigint, a real, b real, c real, label text)")
@@ -52,46 +53,55 @@ def postgresql(server: Server, package: Path, place: Path, mode: Mode) -> Ground
             for row in rows.iter_rows():
                 copy.write_row(row)
 
-    def ids() -> list[int] | None:
+    def ids() -> list[int]:
         with psycopg.connect(uri, autocommit=True) as connection:
-            try:
-                return [r[0] for r in connection.execute("SELECT id FROM scores ORDER BY id").fetchall()]
-            except psycopg.errors.UndefinedTable:
-                return None
+            return [r[0] for r in connection.execute("SELECT id FROM scores ORDER BY id").fetchall()]
 
     def left() -> list[str]:
         with psycopg.connect(uri, autocommit=True) as connection:
             names = [r[0] for r in connection.execute("SELECT relname FROM pg_class WHERE relkind = 'r'").fetchall()]
         return [n for n in names if n.startswith("tidemill") and n != "tidemill_runs"]
 
-    return ground(package, place, f"{uri}?table=customers", f"{uri}?table=scores", mode, ids, left)
+    return ground(package, place, f"{uri}?table=customers", f"{uri}?table=scores", "upsert", ids, left)
 
 
-def local(kind: str, package: Path, place: Path, mode: Mode) -> Ground:
+def sqlite(server: Server, package: Path, place: Path) -> Ground:
+    del server
     path = place / "file.db"
 
-    def ids() -> list[int] | None:
-        if not path.exists():
-            return None
-        query = "SELECT id FROM scores ORDER BY id"
-        if kind == "duckdb":
-            while True:
-                try:
-                    with duckdb.connect(path, read_only=True) as connection:
-                        return [r[0] for r in connection.execute(query).fetchall()]
-                except duckdb.CatalogException:
-                    return None
-                except duckdb.IOException:  # the run has the file: nobody sees anything for a moment
-                    continue
+    def ids() -> list[int]:
         connection = sqlite3.connect(path, timeout=60)
         try:
-            return [r[0] for r in connection.execute(query).fetchall()]
-        except sqlite3.OperationalError:
-            return None
+            return [r[0] for r in connection.execute("SELECT id FROM scores ORDER BY id").fetchall()]
         finally:
             connection.close()
 
-    return ground(package, place, source(place), f"{kind}:///{path}?table=scores", mode, ids, list)
+    return ground(package, place, source(place), f"sqlite:///{path}?table=scores", "upsert", ids, list)
+
+
+def duck(server: Server, package: Path, place: Path) -> Ground:
+    del server
+    path = place / "file.db"
+
+    def ids() -> list[int]:
+        while True:
+            try:
+                with duckdb.connect(path, read_only=True) as connection:
+                    return [r[0] for r in connection.execute("SELECT id FROM scores ORDER BY id").fetchall()]
+            except duckdb.IOException:  # the run has the file: nobody sees anything for a moment
+                continue
+
+    return ground(package, place, source(place), f"duckdb:///{path}?table=scores", "overwrite", ids, list)
+
+
+@dataclass
+class TableGround(Ground):
+    """Looks for tables that a run has left, too."""
+
+    tables: Callable[[], list[str]] = list
+
+    def left(self) -> list[str]:
+        return [*super().left(), *self.tables()]
 
 
 def ground(
@@ -100,44 +110,36 @@ def ground(
     given: str,
     sink: str,
     mode: Mode,
-    rows: Callable[[], list[int] | None],
-    left: Callable[[], list[str]],
+    rows: Callable[[], list[int]],
+    tables: Callable[[], list[str]],
 ) -> Ground:
-    if mode != "create":
-        options = ScoreOptions(pass_through=("id",), run_id="before", mode="upsert", key=("id",))
-        score(package, write(table(len(OLD), start=OLD[0]), place / "old.parquet"), sink, options)
-    options = ScoreOptions(
-        run_id="r1",
-        pass_through=("id",),
-        chunk_rows=300,
-        workers=2,
-        mode=mode,
-        key=("id",) if mode == "upsert" else (),
-        stage=str(place / "stage"),
-        dead_letters=str(place / "dead.parquet"),
-    )
-    return Ground(
-        package, given, sink, options, rows, lambda: pl.read_parquet(place / "dead.parquet")["id"].to_list(), left
+    before = ScoreOptions(pass_through=("id",), run_id="before", mode="upsert", key=("id",))
+    score(package, write(table(len(OLD), start=OLD[0]), place / "old.parquet"), sink, before)
+    key = ("id",) if mode == "upsert" else ()
+    return TableGround(
+        package=package,
+        source=given,
+        sink=sink,
+        options=ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2, mode=mode, key=key),
+        rows=rows,
+        dead=lambda: pl.read_parquet(place / "tidemill-runs" / "r1.dead.parquet")["id"].to_list(),
+        directory=place,
+        tables=tables,
     )
 
 
+# Creating and overwriting from files is swept with all other targets.
 GROUNDS: dict[str, Callable[[Server, Path, Path], Ground]] = {
-    "postgresql create": lambda server, package, place: postgresql(server, package, place, "create"),
-    "postgresql overwrite": lambda server, package, place: postgresql(server, package, place, "overwrite"),
-    "postgresql upsert": lambda server, package, place: postgresql(server, package, place, "upsert"),
-    "sqlite upsert": lambda server, package, place: local("sqlite", package, place, "upsert"),
-    "sqlite create": lambda server, package, place: local("sqlite", package, place, "create"),
-    "duckdb overwrite": lambda server, package, place: local("duckdb", package, place, "overwrite"),
+    "postgresql upsert": postgresql,
+    "sqlite upsert": sqlite,
+    "duckdb overwrite": duck,
 }
-
-
-# One moment of these, near the commit; `make sweep` takes all of all.
+# One moment, near the commit; `make sweep` takes all of them.
 EVERY = os.environ.get("TIDEMILL_SWEEP") == "all"
-SOME = ["postgresql create", "postgresql upsert", "sqlite upsert", "duckdb overwrite"]
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", GROUNDS if EVERY else SOME)
+@pytest.mark.parametrize("name", GROUNDS)
 def test_killed_anywhere_and_again_it_ends_whole(
     server: Server, package: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -156,8 +158,8 @@ def test_killed_anywhere_and_again_it_ends_whole(
     expected, lost = clean.rows(), clean.dead()
     assert expected is not None
     assert sorted(lost) == DEAD
-    kept = {i for i in OLD if i >= ROWS} if name.endswith("upsert") else set()
-    assert Counter([*expected, *lost]) == Counter([*range(ROWS), *kept, *([1031] if 1031 in OLD else [])])
+    kept = [i for i in OLD if i >= ROWS] if "upsert" in name else []
+    assert Counter([*expected, *lost]) == Counter([*range(ROWS), *kept])
     moments = points(name, effects, 0, 1)
     for number, (kill, after) in enumerate(moments if EVERY else moments[-1:]):
         hurt = new(str(number))
