@@ -1,7 +1,6 @@
 """`tidemill score`: the summary, the flags, the exit codes, and Ctrl-C."""
 
 import json
-import os
 import signal
 import time
 from pathlib import Path
@@ -101,15 +100,15 @@ def test_an_input_that_is_not_there_ends_with_1(package: Path, tmp_path: Path) -
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    slow = python_package(tmp_path, "time.sleep(0.02)\nreturn {'score': rows['x']}", head="import time")
+    asked = tmp_path / "asked"
+    body = f"open({str(asked)!r}, 'a').write('.')\ntime.sleep(0.02)\nreturn {{'score': rows['x']}}"
+    slow = python_package(tmp_path, body, head="import time")
     source, out = tmp_path / "rows.parquet", tmp_path / "out.parquet"
     pq.write_table(pa.table({"x": np.zeros(2_000_000, np.float32)}), source)
     process = start("score", slow.directory, source, out, "--chunk-rows", 1000, "--run-id", "mine")
-    known = set(os.listdir(tmp_path))
     until = time.monotonic() + 60
-    while set(os.listdir(tmp_path)) <= known and time.monotonic() < until:
-        time.sleep(0.05)  # until the run's ledger is there
-    time.sleep(0.5)
+    while (not asked.exists() or asked.stat().st_size < 50) and time.monotonic() < until:
+        time.sleep(0.05)  # until chunks are answered
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
