@@ -171,7 +171,8 @@ PROGRAMS = {f.__name__: f for f in (spark_hand, spark_score, spark_engine, ray_h
 
 def main(program: str, model: str, package: str, source: str, target: str, seconds: str) -> None:
     """Run one of them; `seconds` is the file for the time that it took without the start of its cluster."""
-    os.environ[SECONDS] = seconds
+    # Before Ray is imported: it then keeps to the loopback address.
+    os.environ |= {SECONDS: seconds, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     PROGRAMS[program](model if program.endswith("_hand") else package, source, target)
 
 

@@ -73,6 +73,12 @@ def _score(package: RayParcel, plan: bytes, errand: Errand, index: int) -> Outco
 @contextmanager
 def _connected(options: RayOptions) -> Iterator[None]:
     """The Ray that this process is connected to, or a connection for as long as it is needed."""
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        # This machine alone: nobody is told of its use, and no other is to reach it. Ray keeps to the loopback address
+        # on Windows and macOS; what it reads when it is imported makes it do so here.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError as error:
@@ -80,13 +86,10 @@ def _connected(options: RayOptions) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = options.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
         else:
-            # This machine alone: no other is to reach it, and nobody is told of its use.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(
                 address="local",
                 include_dashboard=False,
