@@ -105,12 +105,12 @@ def test_one_that_dies_of_loading_ends_the_run(tmp_path: Path) -> None:
         score(package, rows_with(10, {}, tmp_path / "in.parquet"), tmp_path / "out", OPTIONS)
 
 
-def test_one_that_does_not_answer_its_samples_ends_the_run(tmp_path: Path) -> None:
-    write_samples(tmp_path / "s", pa.record_batch({"x": [1.0, -5.0]}), pa.record_batch({"y": [2.0, -10.0]}))
+def test_one_that_answers_none_of_its_samples_ends_the_run(tmp_path: Path) -> None:
+    write_samples(tmp_path / "s", pa.record_batch({"x": [-5.0, -5.0]}), pa.record_batch({"y": [-10.0, -10.0]}))
     files = {"samples.arrow": (tmp_path / "s").read_bytes()}
     package = poisonous(tmp_path / "package", files=files, samples="samples.arrow")
     told: list[Progress] = []
-    with pytest.raises(RunError, match="does not answer its own sample 1: the model failed: ValueError: five below"):
+    with pytest.raises(RunError, match="answers none of its own samples: the model failed: ValueError: five below"):
         score(package, rows_with(10, {}, tmp_path / "in.parquet"), tmp_path / "out", OPTIONS, told.append)
     assert told == []
 

@@ -82,16 +82,14 @@ class _Worker:
         self._tries = begin.tries
 
     def _prove(self) -> None:
-        """The rows that the package answered when it was made must be answered here. Raises PackageError."""
+        """Of the package's samples one at least must be answered here. Raises PackageError."""
         samples = read_samples(self._live.package)
         if samples is None:
             return
-        problems = self._live.predict(self._live.intake.from_arrow(samples[0])).problems
-        if problems:
-            first = problems[0]
-            raise PackageError(
-                f"{self._live.package.name}: does not answer its own sample {first.row}: {first.message}"
-            )
+        result = self._live.predict(self._live.intake.from_arrow(samples[0]))
+        if result.n and not result.answered.any():
+            why = result.problems[0].message
+            raise PackageError(f"{self._live.package.name}: answers none of its own samples: {why}")
 
     def answer(self, batch: pa.RecordBatch) -> tuple[Answered | Misread, Shared | None]:
         """The answers of a table, in shared memory."""
