@@ -37,7 +37,5 @@ def test_compiled_trees_without_their_compiler(tmp_path: Path, monkeypatch: pyte
     package = packages.compiled_package(tmp_path / "p")
     monkeypatch.delitem(sys.modules, "tidemill.runtimes.lleaves", raising=False)
     monkeypatch.setitem(sys.modules, "lleaves", None)
-    with pytest.raises(
-        MissingExtra, match=r"module lleaves\) needs the 'optimise' extra: pip install"
-    ):
+    with pytest.raises(MissingExtra, match=r"module lleaves\) needs the 'optimise' extra: pip install"):
         load_runtime(package)
