@@ -14,6 +14,8 @@ from tidemill.errors import ConfigError, MissingExtra, listing
 if TYPE_CHECKING:
     import psycopg
 
+    from tidemill.batch.databases.postgres_rows import PostgresRows
+
 __all__ = ["PostgresLink"]
 
 # libpq's own patience with a server that says nothing is endless, or hours. Seconds, and milliseconds.
@@ -32,7 +34,8 @@ class PostgresLink:
 
     def __init__(self, place: Place, options: Mapping[str, str], application: str) -> None:
         try:
-            import adbc_driver_postgresql.dbapi as adbc
+            import adbc_driver_manager as adbc
+            import adbc_driver_postgresql  # noqa: F401 - what rows() will need
             import psycopg
             from psycopg import conninfo, pq
         except ImportError:
@@ -76,9 +79,11 @@ class PostgresLink:
             yield connection
             connection.execute("COMMIT")
 
-    def rows(self) -> Any:
-        """An ADBC connection (DB-API) for rows, in a transaction. Raises what `errors` names."""
-        return self._adbc.connect(self._conninfo)
+    def rows(self) -> PostgresRows:
+        """A connection for rows, in a transaction. Raises what `errors` names."""
+        from tidemill.batch.databases.postgres_rows import PostgresRows
+
+        return PostgresRows(self._conninfo)
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import closing
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -142,9 +143,9 @@ class _Snapshot:
         return finish(spool, Found(str(spool), "parquet", files, origin))
 
     def _lane(self, spool: Path, work: SimpleQueue[tuple[str, str]]) -> None:
-        with self._link.rows() as connection, connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{self._id}'")
+        with closing(self._link.rows()) as rows:
+            rows.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            rows.execute(f"SET TRANSACTION SNAPSHOT '{self._id}'")
             # ADBC gives the elements of an array of several dimensions in a row, and does not tell.
             flat = [f"coalesce(array_ndims({quoted(c.name)}), 1) = 1" for c in self._lists]
             while not self._stop.is_set():
@@ -152,8 +153,8 @@ class _Snapshot:
                     name, condition = work.get_nowait()
                 except Empty:
                     return
-                cursor.execute(self._ask.select([*(c.sql for c in self._columns), *flat], condition))
-                self._files[name] = copy(spool, self._schema, self._batches(cursor.fetch_record_batch()), f"{name}-")
+                with rows.read(self._ask.select([*(c.sql for c in self._columns), *flat], condition)) as reader:
+                    self._files[name] = copy(spool, self._schema, self._batches(reader), f"{name}-")
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         while True:

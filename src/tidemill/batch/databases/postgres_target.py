@@ -31,6 +31,8 @@ from tidemill.errors import ConfigError, RunError, SinkError
 if TYPE_CHECKING:
     import psycopg
 
+    from tidemill.batch.databases.postgres_rows import PostgresRows
+
 __all__ = ["PostgresTarget"]
 
 # Copies under way at once, each by a connection of its own: the server works on one, the next is made ready.
@@ -154,7 +156,7 @@ class _Publication:
             self._driver = run.begin(connection, plan, wanted)
         self._pool = ThreadPoolExecutor(_LANES, "tidemill-copy")
         self._local = threading.local()
-        self._connections: list[Any] = []
+        self._connections: list[PostgresRows] = []
         self._copies: list[Future[None]] = []
         self._adding = threading.Lock()
         self._stopped = threading.Event()
@@ -241,40 +243,36 @@ class _Publication:
         """Copy one part, in one transaction with its marker; a part that is there is left alone."""
         connection = self._connection()
         try:
-            with connection.cursor() as cursor:
-                self._copy_part(cursor, marker)
+            self._copy_part(connection, marker)
             connection.commit()
         except BaseException:
             with suppress(*self._link.errors):
-                connection.rollback()
+                connection.close()
             del self._local.connection
             raise
 
-    def _copy_part(self, cursor: Any, marker: Sealed) -> None:
+    def _copy_part(self, connection: PostgresRows, marker: Sealed) -> None:
         run = self._run
         mine = f"run_id = {literal(run.run_id)} AND target = {literal(run.table.shown)}"
         # Shared: copies go side by side, and the next driver waits until this one's connections are ended. Seen first
         # without a lock, which a later driver may be holding.
         for lock in ("", "FOR SHARE"):
-            cursor.execute(f"SELECT driver FROM {run.runs.sql} WHERE {mine} {lock}")
-            row = cursor.fetchone()
-            if row is None or row[0] != self._driver:
+            if connection.value(f"SELECT driver FROM {run.runs.sql} WHERE {mine} {lock}") != self._driver:
                 raise taken_over(run.run_id)
-        cursor.execute(f"SELECT 1 FROM {run.parts.sql} WHERE shard = {marker.shard:d}")
-        if cursor.fetchone() is not None:
+        if connection.value(f"SELECT shard FROM {run.parts.sql} WHERE shard = {marker.shard:d}") is not None:
             return
         rows = _Rows(self._batches(marker))
         schema = pa.schema([pa.field(n, w.arrow) for n, w in self._wanted.columns.items()])
         reader = pa.RecordBatchReader.from_batches(schema, rows)
         try:
-            copied = cursor.adbc_ingest(run.staging.name, reader, mode="append", db_schema_name=run.staging.schema)
+            copied = connection.copy(str(run.staging.schema), run.staging.name, reader)
         except self._link.errors:
             if rows.error is not None:
                 raise rows.error from None
             raise
         if copied != marker.part.rows:
             raise RunError(f"{marker.part.name}: {copied} rows were copied of {marker.part.rows}; nothing is published")
-        cursor.execute(
+        connection.execute(
             f"INSERT INTO {run.parts.sql} VALUES ({marker.shard:d}, {literal(marker.part.sha256)}, {copied:d})"
         )
 
@@ -284,12 +282,13 @@ class _Publication:
                 raise RunError("the run has ended")
             yield written(batch, self._types)
 
-    def _connection(self) -> Any:
+    def _connection(self) -> PostgresRows:
         """This thread's own."""
         if not hasattr(self._local, "connection"):
             self._local.connection = self._link.rows()
             self._connections.append(self._local.connection)
-        return self._local.connection
+        connection: PostgresRows = self._local.connection
+        return connection
 
 
 class _Rows:
