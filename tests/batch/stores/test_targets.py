@@ -98,11 +98,39 @@ def test_create_and_overwrite(package: Path, bucket: Bucket, source: Path, tmp_p
     replace = ScoreOptions(run_id="r2", pass_through=("id",), mode="overwrite")
     assert score(package, other, uri, replace).state == "done"
     assert read(bucket, sink)["id"].to_list() == list(range(10_000, 10_050))
-    assert [k for k in bucket.names() if "r1-" in k] == []
     assert score(package, other, uri, replace).state == "already_done"
     with pytest.raises(RunError, match=r"exists|holds the output of another run"):
         score(package, source, uri, ScoreOptions(run_id="r1", pass_through=("id",)))
     assert read(bucket, sink)["id"].to_list() == list(range(10_000, 10_050))
+
+
+def test_the_output_that_was_replaced_stays_for_its_readers_until_the_next_commit(
+    package: Path, bucket: Bucket, source: Path, small_shards: None
+) -> None:
+    uri, generations = f"{bucket.uri}/out", []
+    for i in range(3):
+        before = set(bucket.names())
+        score(package, source, uri, ScoreOptions(run_id=f"r{i}", mode="overwrite" if i else "create"))
+        generations.append({n for n in bucket.names() if f"r{i}-" in n})
+        assert len(generations[i]) > 3  # parts and dead letters
+        assert set(bucket.names()) == {"out/_tidemill/manifest.json"}.union(*generations[-2:])
+        assert before <= set(bucket.names()) or i == 2
+    # They were written as long ago as they like: their age begins when they were replaced.
+    now = datetime.now(UTC)
+    assert abandoned_objects(uri, timedelta(hours=1), now) == []
+    found = abandoned_objects(uri, timedelta(hours=1), now + timedelta(hours=2))
+    assert {f"out/{f.entry.name}" for f in found} == generations[1]
+    remove_objects(found)
+    assert len(read(bucket, "out")) == ROWS - 3
+
+
+def test_an_object_that_is_replaced_takes_its_letters_along(
+    package: Path, bucket: Bucket, source: Path, tmp_path: Path
+) -> None:
+    uri = f"{bucket.uri}/out.parquet"
+    score(package, source, uri, ScoreOptions(run_id="r1"))
+    score(package, source, uri, ScoreOptions(run_id="r2", mode="overwrite"))
+    assert [k for k in bucket.names() if "r1-" in k] == []
 
 
 def test_the_output_of_a_run_is_an_input_as_its_manifest_says(

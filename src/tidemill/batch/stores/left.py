@@ -1,4 +1,4 @@
-"""What executions that never committed left in a store."""
+"""What runs left in a store: executions that never committed, and outputs that were replaced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tidemill.batch.places import sink_format
-from tidemill.batch.stores.names import EXECUTION, MANIFEST, PROBE, decoded, manifest_beside, run_of
+from tidemill.batch.stores.names import EXECUTION, MANIFEST, PROBE, decoded, manifest_beside, named_by, run_of
 from tidemill.batch.stores.objects import Entry, Objects
 
 __all__ = ["Abandoned", "abandoned_objects", "remove_objects"]
@@ -23,8 +23,8 @@ class Abandoned:
 
 
 def abandoned_objects(uri: str, older_than: timedelta, now: datetime) -> list[Abandoned]:
-    """Old parts and dead letters below a prefix, or old manifests and dead letters beside an object, that the manifest
-    there does not name. Nothing where that manifest cannot be understood.
+    """Parts and dead letters below a prefix, or manifests and dead letters beside an object, that the manifest there does
+    not name, and has not named for so long. Nothing where that manifest cannot be understood.
 
     Raises RunError where the store cannot be asked, ConfigError, MissingExtra.
     """
@@ -33,20 +33,23 @@ def abandoned_objects(uri: str, older_than: timedelta, now: datetime) -> list[Ab
     else:
         above, _, beside = uri.rpartition("/")
         objects = Objects(above)
-    data = objects.get(manifest_beside(beside) if beside else MANIFEST)
+    place = manifest_beside(beside) if beside else MANIFEST
+    data = objects.get(place)
     manifest = decoded(data)
     if data is not None and manifest is None:
         return []
-    kept = {p.name for p in manifest.parts} if manifest is not None else set()
-    letters = manifest.dead_letters if manifest is not None else None
+    kept = named_by(manifest, objects.uri)
     # The object itself knows whose it is, before its manifest has come to its place.
     living = (objects.attributes(beside) or {}).get(EXECUTION) if beside else None
+    entries = list(objects.list())
+    # What a manifest replaced was part of the output until then.
+    since = max((e.modified for e in entries if e.name == place), default=None)
     found = []
-    for entry in objects.list():
+    for entry in entries:
         run_id = "" if entry.name.startswith(PROBE) else run_of(entry.name, beside)
-        named = entry.name in kept or (living is not None and living in entry.name)
-        named = named or (letters is not None and f"{objects.uri}/{entry.name}".startswith(letters))
-        if run_id is not None and not named and now - entry.modified > older_than:
+        named = kept(entry.name) or (living is not None and living in entry.name)
+        unused = entry.modified if since is None else max(entry.modified, since)
+        if run_id is not None and not named and now - unused > older_than:
             found.append(Abandoned(objects.uri, entry, run_id))
     return found
 

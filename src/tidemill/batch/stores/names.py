@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 
 import msgspec
 
@@ -20,6 +21,7 @@ __all__ = [
     "execution",
     "manifest_aside",
     "manifest_beside",
+    "named_by",
     "ours",
     "part_name",
     "run_of",
@@ -88,3 +90,11 @@ def decoded(data: bytes | None) -> RunManifest | None:
         return None if data is None else msgspec.json.decode(data, type=RunManifest)
     except msgspec.DecodeError:
         return None
+
+
+def named_by(manifest: RunManifest | None, uri: str) -> Callable[[str], bool]:
+    """Whether the manifest of the output at a prefix names an object: a part, or dead letters. None names nothing."""
+    if manifest is None:
+        return lambda _: False
+    parts, letters = {p.name for p in manifest.parts}, manifest.dead_letters
+    return lambda name: name in parts or (letters is not None and f"{uri}/{name}".startswith(letters))

@@ -2,7 +2,8 @@
 by one conditional write. Readers who go by the manifest see the old run or the new one.
 
 The manifest's etag, taken before anything is written, is the fence: whoever was overtaken meanwhile finds another one,
-and changes nothing. Since no two executions share a name, what a commit leaves behind may be removed once it stands.
+and changes nothing. Since no two executions share a name, what a commit leaves behind may be removed once it stands;
+what it replaced stays until the next one, for readers who have just read the old manifest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind, Stage
 from tidemill.batch.stores.connect import split_uri
-from tidemill.batch.stores.names import MANIFEST, dead_directory, decoded, execution, ours, part_name
+from tidemill.batch.stores.names import MANIFEST, dead_directory, decoded, execution, named_by, ours, part_name
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.single import ObjectTarget
@@ -55,6 +56,7 @@ class PrefixTarget:
         self._objects = Objects(uri, SinkError)
         self._mode: Mode = mode
         self._was: Entry | None = None
+        self._old: RunManifest | None = None
 
     def describe(self, run_id: str) -> SinkPlace:
         del run_id
@@ -84,7 +86,8 @@ class PrefixTarget:
             raise RunError(
                 f"{objects.uri}: holds the output of another run; choose another output, or pass --overwrite"
             )
-        if self._was is not None and decoded(objects.get(MANIFEST)) is None:
+        self._old = None if self._was is None else decoded(objects.get(MANIFEST))
+        if self._was is not None and self._old is None:
             raise RunError(f"{objects.uri}/{MANIFEST}: cannot be understood; it is left alone; remove it yourself")
         if self._was is None and foreign is not None:
             raise RunError(
@@ -100,14 +103,14 @@ class PrefixTarget:
 
     def publication(self, plan: Plan, stage: Stage, schema: pa.Schema) -> Publication:
         del schema
-        return _Prefix(self._objects, plan, stage, self._was)
+        return _Prefix(self._objects, plan, stage, self._was, self._old)
 
 
 class _Prefix:
     """Sends parts up as they are sealed."""
 
-    def __init__(self, objects: Objects, plan: Plan, stage: Stage, was: Entry | None) -> None:
-        self._objects, self._plan, self._stage, self._was = objects, plan, stage, was
+    def __init__(self, objects: Objects, plan: Plan, stage: Stage, was: Entry | None, old: RunManifest | None) -> None:
+        self._objects, self._plan, self._stage, self._was, self._old = objects, plan, stage, was, old
         self._execution = execution(plan.run_id)
         self._dead = dead_directory(self._execution)
         self._pool = ThreadPoolExecutor(2, "tidemill-upload")
@@ -135,9 +138,9 @@ class _Prefix:
         if found != data:
             self._needed = False
             return self._overtaken(decoded(found))
-        kept = {*self._names, MANIFEST}
+        kept, replaced = {*self._names, MANIFEST}, named_by(self._old, objects.uri)
         with suppress(RunError):  # what stays is removed by the next commit, or by gc
-            objects.delete(n for n in before if ours(n) and n not in kept)
+            objects.delete(n for n in before if ours(n) and n not in kept and not replaced(n))
         return record
 
     def abandon(self) -> None:
