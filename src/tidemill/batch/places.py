@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote
@@ -61,9 +61,9 @@ _SCHEMES = frozenset(
         *("s3", "gs", "az", "abfs", "abfss"),
     )
 )
-_SECRET = re.compile(r"pass|secret|token|credential|key_id|access_key|sig\Z")
+_SECRET = re.compile(r"pass|pwd|secret|token|credential|key|sig\Z", re.IGNORECASE)
 # To the last @: a password that was not encoded may have such characters, too.
-_USER = re.compile(r"\A([^/@:]*):.*@", re.DOTALL)
+_USER = re.compile(r"\A([^/@:]*):(.*)@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,18 @@ class Place:
     """
 
     scheme: str
-    body: str
-    options: dict[str, str]
+    body: str = field(repr=False)
+    options: dict[str, str] = field(repr=False)
     shown: str
-    text: str
+    text: str = field(repr=False)
+
+    @property
+    def secrets(self) -> list[str]:
+        """What `shown` leaves out, as it was given and as it is meant: no message of a library may pass it on."""
+        _, inner, rest = self.body.partition("://")
+        user = _USER.match(rest if inner else self.body)
+        found = [v for k, v in self.options.items() if _SECRET.search(k)] + ([user[2]] if user is not None else [])
+        return [s for v in found for s in dict.fromkeys((v, unquote(v))) if s]
 
 
 class InputFile(Config, frozen=True, kw_only=True):
@@ -113,22 +121,24 @@ def parse_place(text: str) -> Place:
     if found is None:
         return Place("", text, {}, text, text)
     scheme, slashes, rest = found.groups()
+    body, _, query = rest.partition("?")
+    # Where the query has an @, a password may have been cut by its own question mark.
+    told = f"{scheme}:" if "@" in query else f"{scheme}:{slashes or ''}{_masked(body)}"
     known = scheme in _SCHEMES or scheme.startswith("adbc+")
     if not known:
         if not slashes:
             return Place("", text, {}, text, text)
         if scheme == "file":
             return Place("", unquote(rest), {}, unquote(rest), text)
-        raise ConfigError(f"{_masked(text)}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
-    body, _, query = rest.partition("?")
+        raise ConfigError(f"{told}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
     cut = ":" in body and "@" in query and not {"/", "@"} & set(body)
     if cut or "@" in query.partition("=")[0]:
         raise ConfigError(f"{scheme}: a URI with ? or = before its @; write such characters of a password as %XX")
     pairs = parse_qsl(query, keep_blank_values=True)
     twice = next((k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i])), None)
     if twice is not None:
-        raise ConfigError(f"{_masked(text)}: {twice} is given twice")
-    kept = "&".join(f"{quote(k)}={quote(v, safe='/,:')}" for k, v in pairs if not _SECRET.search(k.lower()))
+        raise ConfigError(f"{told}: {twice} is given twice")
+    kept = "&".join(f"{quote(k)}={quote(v, safe='/,:')}" for k, v in pairs if not _SECRET.search(k))
     shown = f"{scheme}:{slashes or ''}{_masked(body)}" + (f"?{kept}" if kept else "")
     return Place(scheme, body, dict(pairs), shown, text)
 

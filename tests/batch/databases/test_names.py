@@ -49,14 +49,40 @@ def test_sql_reads_names_and_texts_as_they_are(text: str) -> None:
         "adbc+snowflake:u:SECRET@account/db?query=SELECT 1",
         "adbc+postgresql:postgresql://u:SECRET@h/db?query=SELECT 1",
         "adbc+flightsql:grpc://h?token=SECRET&table=t",
+        "adbc+snowflake:u@account/db?privateKey=SECRET&table=t",
+        "adbc+mssql:mssql://h/db?PWD=SECRET&table=t",
     ],
 )
 def test_a_place_is_shown_without_its_password(uri: str) -> None:
     place = parse_place(uri)
     assert "SECRET" not in place.shown
+    assert "SECRET" not in repr(place)
     assert "SECRET" in place.text
+    assert any("SECRET" in s for s in place.secrets)
     # A place that is shown is still one: what is told of a run names it.
     assert parse_place(place.shown).body == place.shown.partition(":")[2].removeprefix("//").partition("?")[0]
+
+
+def test_what_is_hidden_is_known_whole() -> None:
+    place = parse_place("adbc+postgresql:postgresql://u:a:b%2F@h/db?table=t&sslpassword=c&key=&application_name=d")
+    assert place.secrets == ["c", "a:b%2F", "a:b/"]
+    assert parse_place("postgresql://u@h:5432/db?query=SELECT 'x:y@z' || 1").secrets == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql://h/db?password=SECRET&password=SECRET",
+        "postgresql://u:SECRET@h/db?table=t&table=u",
+        "mysql://u:SECRET@h/db",
+        "mysql://h/db?password=SECRET",
+        "mysql://u:SECRET?b@h/db",
+    ],
+)
+def test_what_is_wrong_with_a_place_is_told_without_its_password(uri: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_place(uri)
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["postgresql://u:a?SECRET@h/db?table=t", "postgresql://u:SECRET?a=b@h/db?table=t"])

@@ -6,14 +6,13 @@ import datetime
 import decimal
 import importlib
 import itertools
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import pyarrow as pa
@@ -37,7 +36,6 @@ __all__ = ["AdbcTarget", "find_adbc"]
 
 _LANES = 8
 _ROWS = 32_768
-_SECRET = re.compile(r"pass|secret|token|credential|key")
 
 
 class _Link:
@@ -57,9 +55,7 @@ class _Link:
         # What follows the scheme is the driver's own; a query that is none of ours stays with it.
         rest = place.text[len(place.scheme) + 1 :].partition("?")[0]
         self._uri = rest + (f"?{urlencode(dict(options))}" if options else "")
-        password = re.search(r":([^:@/]+)@", rest)
-        given = [v for k, v in options.items() if _SECRET.search(k.lower())] + ([password[1]] if password else [])
-        self._secrets = [s for v in given for s in (v, unquote(v)) if s]
+        self._secrets = place.secrets
 
     def connect(self) -> Any:
         """A DB-API connection, in a transaction where the database has such. Raises what `errors` names."""

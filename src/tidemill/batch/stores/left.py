@@ -23,8 +23,8 @@ class Abandoned:
 
 
 def abandoned_objects(uri: str, older_than: timedelta, now: datetime) -> list[Abandoned]:
-    """Parts and dead letters below a prefix, or manifests and dead letters beside an object, that the manifest there does
-    not name, and has not named for so long. Nothing where that manifest cannot be understood.
+    """Parts and dead letters below a prefix, or manifests and dead letters beside an object, that the manifest there
+    has not named for so long. Nothing where that manifest cannot be understood.
 
     Raises RunError where the store cannot be asked, ConfigError, MissingExtra.
     """

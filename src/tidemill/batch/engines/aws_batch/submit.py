@@ -173,7 +173,7 @@ def _check_places(job: Job, root: str) -> None:
         if text is None:
             continue
         place = parse_place(text)
-        if place.shown != place.text:
+        if place.secrets:
             problems.append(
                 f"{name} {place.shown}: holds a password, which would lie open in {root}; leave it out, and give it to "
                 "the containers by engine.aws_batch.secrets (as PGPASSWORD)"
