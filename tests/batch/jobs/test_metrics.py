@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tidemill.batch.distribution import Distribution
 from tidemill.batch.jobs.gate import Check
 from tidemill.batch.jobs.index import HookResult, RunRecord
 from tidemill.batch.jobs.metrics import Metrics, push, write_textfile
+from tidemill.batch.jobs.telling import tell_metrics
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
@@ -94,6 +97,25 @@ def test_what_is_pushed_arrives_under_the_name_of_the_job() -> None:
     path, _, body = server.told[0]
     assert path == "/metrics/job/nightly"
     assert samples(body.decode())["tidemill_job_rows_read"] == [({"job_name": "nightly"}, 100)]
+
+
+@pytest.mark.parametrize("answer", [b"", b"220 this is a mail server\r\n", b"HTTP/1.1 200 " + b"x" * 70_000])
+def test_a_gateway_that_speaks_something_else_ends_no_run(answer: bytes) -> None:
+    warned: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        tell_metrics(full(), None, Metrics(pushgateway=f"http://127.0.0.1:{server.getsockname()[1]}"), warned.append)
+        thread.join()
+    assert len(warned) == 1
+    assert warned[0].startswith("metrics are not told: ")
 
 
 def test_a_textfile_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:

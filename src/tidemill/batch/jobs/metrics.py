@@ -25,7 +25,7 @@ class Metrics(Config, frozen=True, kw_only=True):
     """Where a run's metrics go while it runs, every so many seconds, and at its end; `labels` stand on all of them."""
 
     textfile: Annotated[str, msgspec.Meta(pattern=r"\.prom\Z")] | None = None
-    pushgateway: Annotated[str, msgspec.Meta(pattern=r"^(https?://)?[^\s?#]+\Z")] | None = None
+    pushgateway: Annotated[str, msgspec.Meta(pattern=r"^(https?://)?[^\s?#@]+\Z")] | None = None
     labels: dict[Annotated[str, msgspec.Meta(pattern=_LABEL)], str] = msgspec.field(default_factory=dict)
     every: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 15.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http.client import HTTPException
 
 import msgspec
 
@@ -40,7 +41,7 @@ def tell_metrics(record: RunRecord, last_done: RunRecord | None, metrics: Metric
         if wanted is not None:
             try:
                 send(metrics, record, last_done)
-            except (OSError, ValueError) as error:
+            except (OSError, HTTPException, ValueError) as error:
                 warn(f"metrics are not told: {error}")
 
 
