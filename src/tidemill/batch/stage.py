@@ -5,6 +5,7 @@ shards/      a marker for each sealed shard: its counts, and the checksums of wh
 parts/       sealed parts; becomes the output when that is a directory
 dead/        sealed dead letters
 spool/       a copy of an input that cannot be read in place
+replaced/    the old output, where no file system exchanges it for the new one in one step
 work/        what is being written; means nothing to a resume
 lock         held by the one driver
 """
@@ -32,9 +33,10 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.errors import RunError
 
-__all__ = ["Kind", "LocalStage", "Stage", "open_stage"]
+__all__ = ["REPLACED", "Kind", "LocalStage", "Stage", "open_stage"]
 
 Kind = Literal["parts", "dead"]
+REPLACED = "replaced"
 
 
 class Stage(Protocol):
@@ -235,7 +237,7 @@ class LocalStage:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_unused(self) -> None:
-        for name in ("shards", "dead", "spool"):
+        for name in ("shards", "dead", "spool", REPLACED):
             if (self.path / name).is_dir() and any((self.path / name).iterdir()):
                 return
         self.remove()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -14,6 +16,7 @@ import pytest
 
 from tests.batch.jobs.support import job_file, tidemill, until
 from tests.batch.support import answers, read_output, table, write
+from tidemill.batch.jobs.gc import collect
 from tidemill.batch.jobs.index import RunIndex
 
 SINKS = ["out", "out.parquet", "out.csv"]
@@ -172,6 +175,46 @@ def test_killed_at_every_step_of_publishing(package: Path, source: Path, tmp_pat
     assert ids(tmp_path / sink) == list(range(5000))
     assert tidemill("run", "publish", "two", "--json")["state"] == "done"
     assert ids(tmp_path / sink) == list(range(5000))
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+# On a file system that cannot exchange two names, dies between the two renames of a commit.
+TORN = """
+import os, signal
+from tidemill.batch.jobs import decide
+from tidemill.batch.targets import files
+
+def rename(old, new):
+    call(old, new)
+    if str(new).endswith("/replaced"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+call, os.rename = os.rename, rename
+files.exchange = lambda a, b: False
+decide.publish_run("two", decide.RunIndex(), print)
+"""
+
+
+@pytest.mark.parametrize("decided", ["publish", "discard"])
+def test_an_output_that_a_commit_took_out_of_its_place_is_never_lost(
+    package: Path, source: Path, tmp_path: Path, index: RunIndex, decided: str
+) -> None:
+    job = job_file(tmp_path, package, source, tmp_path / "out", 'mode = "overwrite"\n' + GATE)
+    tidemill("job", "run", job, "--run-id", "one")
+    write(table(1000, start=4000), source / "2.parquet")
+    tidemill("job", "run", job, "--run-id", "two", code=5)
+    torn = subprocess.run([sys.executable, "-c", TORN], capture_output=True, text=True, timeout=60, check=False)
+    assert torn.returncode == -signal.SIGKILL, torn.stderr
+    assert not (tmp_path / "out").exists()
+    (tmp_path / ".out.tidemill-two" / "held.json").unlink()  # it was not held: `job run` came to its commit
+    [left] = collect([str(tmp_path)], timedelta(), index, dry_run=False)
+    assert left.kept == "holds the output that it was replacing: resume or discard the run"
+    if decided == "discard":
+        tidemill("run", "discard", "two")
+        assert ids(tmp_path / "out") == list(range(4000))
+    else:
+        tidemill("job", "run", job, "--run-id", "two", "--set", "gate.max_change=9", "--set", "gate.max_ks=1")
+        assert ids(tmp_path / "out") == list(range(5000))
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 

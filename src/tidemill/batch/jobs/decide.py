@@ -21,8 +21,9 @@ from tidemill.batch.ledger import decode_kept
 from tidemill.batch.places import parse_place
 from tidemill.batch.plan import Plan
 from tidemill.batch.run import publish_held
-from tidemill.batch.stage import Stage, open_stage
+from tidemill.batch.stage import LocalStage, Stage, open_stage
 from tidemill.batch.targets import Target, open_target
+from tidemill.batch.targets.files import FileTarget, put_back
 from tidemill.errors import ConfigError, RunError
 
 __all__ = ["cancel_run", "discard_run", "publish_run"]
@@ -72,11 +73,13 @@ def discard_run(run_id: str, index: RunIndex, tell: Callable[[str], None]) -> Ru
         raise RunError(f"run {run_id} is published; there is nothing to discard")
     if record.under_way:
         raise RunError(f"run {run_id} is {record.state}; `tidemill run cancel {run_id}` ends it")
-    stage = _stage(record)
-    if _target(record).committed(run_id) is not None:
+    target, stage = _target(record), _stage(record)
+    if target.committed(run_id) is not None:
         raise RunError(f"run {run_id} is published already; `tidemill run publish {run_id}` puts that on record")
     if _holds_plan(record, stage):
         with stage.held():
+            if isinstance(target, FileTarget) and isinstance(stage, LocalStage):
+                put_back(stage.path, target.path)
             stage.remove()
     record = msgspec.structs.replace(
         record,

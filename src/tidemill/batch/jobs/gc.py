@@ -21,7 +21,7 @@ from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import parse_place
 from tidemill.batch.run import HELD
-from tidemill.batch.stage import open_stage
+from tidemill.batch.stage import REPLACED, open_stage
 from tidemill.errors import ConfigError, TidemillError
 
 __all__ = ["Left", "collect", "duration"]
@@ -29,9 +29,9 @@ __all__ = ["Left", "collect", "duration"]
 _RUNS = "tidemill-runs"
 _STORES = ("s3", "gs", "az")
 _DATABASES = ("postgresql", "postgres")
-_STAGE = re.compile(rf"\..+\.tidemill-({RUN_ID.strip('^')})", re.DOTALL)
+_STAGE = re.compile(rf"\.(?P<output>.+)\.tidemill-(?P<run>{RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
-_INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", "replaced"})
+_INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", REPLACED})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -91,7 +91,7 @@ def _below(path: Path, older_than: timedelta, records: Mapping[str, RunRecord], 
         if entry.is_dir(follow_symlinks=False):
             yield from _stage(Path(entry.path), older_than, dry_run)
         elif entry.is_file(follow_symlinks=False):
-            yield from _aside(Path(entry.path), records.get(named[1]), older_than, dry_run)
+            yield from _aside(Path(entry.path), records.get(named["run"]), older_than, dry_run)
     own = [path] if path.parent.name == _RUNS else []
     for stage in [*own, *(Path(e.path) for e in _entries(path / _RUNS) if e.is_dir(follow_symlinks=False))]:
         yield from _stage(stage, older_than, dry_run)
@@ -121,10 +121,22 @@ def _stage(path: Path, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
             yield msgspec.structs.replace(left, kept="a run is going on in it")
         elif HELD in inside:
             yield msgspec.structs.replace(left, kept="held: publish or discard the run")
+        elif REPLACED in inside and not _published(path):
+            yield msgspec.structs.replace(
+                left, kept="holds the output that it was replacing: resume or discard the run"
+            )
         else:
             if not dry_run:
                 _remove(path)
             yield msgspec.structs.replace(left, kept="cannot be removed" if not dry_run and path.exists() else "")
+
+
+def _published(stage: Path) -> bool:
+    """Whether there is an output beside a stage, as far as its name tells: without an exchange of names, a commit takes
+    the old one into the stage first.
+    """
+    named = _STAGE.fullmatch(stage.name)
+    return named is not None and stage.with_name(named["output"]).exists()
 
 
 @contextmanager

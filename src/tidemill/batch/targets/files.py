@@ -17,14 +17,14 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.sinks.arrow import read_arrow_stamp
 from tidemill.batch.sinks.parquet import read_stamp
-from tidemill.batch.stage import LocalStage, Stage
+from tidemill.batch.stage import REPLACED, LocalStage, Stage
 from tidemill.batch.targets.assembly import Assembly
 from tidemill.batch.targets.base import Guarantee, Publication
 from tidemill.errors import ConfigError, RunError, SinkError
 from tidemill.model.package import digest_file
 from tidemill.renames import exchange, rename_new
 
-__all__ = ["DIRECTORY", "FileTarget", "interrupted", "publish_directory", "refused"]
+__all__ = ["DIRECTORY", "FileTarget", "interrupted", "publish_directory", "put_back", "refused"]
 
 # Inside an output directory; readers leave names with an underscore out.
 DIRECTORY = "_tidemill"
@@ -144,7 +144,7 @@ def publish_directory(
     parts: Path, target: Path, manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, *, overwrite: bool
 ) -> None:
     """Make a directory of parts the output, with manifest and dead letters inside, by one rename. Raises OSError."""
-    old = stage / "replaced"
+    old = stage / REPLACED
     if interrupted(stage, target):
         os.rename(parts, target)
         sync_directory(target.parent)
@@ -168,8 +168,19 @@ def publish_directory(
 
 
 def interrupted(stage: Path, target: Path) -> bool:
-    """Whether a commit without an exchange was cut off between its two renames."""
-    return (stage / "replaced").exists() and not target.exists()
+    """Whether a commit without an exchange was cut off between its two renames: the old output lies in the stage."""
+    return (stage / REPLACED).exists() and not target.exists()
+
+
+def put_back(stage: Path, target: Path) -> None:
+    """Undo a commit that was cut off so: the old output returns to its place. Raises SinkError."""
+    if not interrupted(stage, target):
+        return
+    try:
+        os.rename(stage / REPLACED, target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise SinkError(f"{target}: cannot be put back from {stage / REPLACED}: {error.strerror}") from error
 
 
 class _File:
