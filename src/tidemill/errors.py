@@ -66,7 +66,7 @@ __all__ = [
     "UnsupportedEncoding",
 ]
 
-# What messages show; these and the two functions that cut to them are for messages here, and no part of the interface.
+# What messages show; these and the three functions that cut are for messages here, and no part of the interface.
 SHOWN_NAMES = 12
 SHOWN_PROBLEMS = 100
 
@@ -90,6 +90,11 @@ def listing(names: Iterable[str]) -> str:
     every = list(names) or ["none"]
     more = len(every) - SHOWN_NAMES
     return ", ".join(every[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What the error of a library says, on one line: its first, without a full stop."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__).rstrip(".")
 
 
 def row_listing(problems: Sequence[Problem]) -> str:

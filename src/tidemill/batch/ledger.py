@@ -11,9 +11,18 @@ import msgspec
 
 from tidemill.batch.distribution import Distribution
 from tidemill.config import Config
-from tidemill.errors import RunError, SinkError
+from tidemill.errors import RunError, SinkError, first_line
 
-__all__ = ["PartFile", "PieceCount", "Sealed", "decode_kept", "part_file", "sync_directory", "write_durably"]
+__all__ = [
+    "PartFile",
+    "PieceCount",
+    "Sealed",
+    "decode_kept",
+    "disk_refused",
+    "part_file",
+    "sync_directory",
+    "write_durably",
+]
 
 T = TypeVar("T")
 
@@ -79,7 +88,12 @@ def write_durably(path: Path, data: bytes) -> None:
         os.rename(aside, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise SinkError(f"{path}: cannot be written: {error.strerror}; make room and resume the run") from error
+        raise disk_refused(path, error) from error
+
+
+def disk_refused(what: object, error: OSError) -> SinkError:
+    """What the disk said of something that was to be written, as an error of ours."""
+    return SinkError(f"{what}: cannot be written: {error.strerror or first_line(error)}; make room and resume the run")
 
 
 def sync_directory(path: Path) -> None:

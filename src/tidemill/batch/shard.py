@@ -14,7 +14,7 @@ import pyarrow as pa
 from tidemill.batch.blobs import Blob, blob
 from tidemill.batch.dead import dead_schema
 from tidemill.batch.distribution import Collector
-from tidemill.batch.ledger import PartFile, PieceCount, Sealed, part_file
+from tidemill.batch.ledger import PartFile, PieceCount, Sealed, disk_refused, part_file
 from tidemill.batch.plan import Plan, PlannedFile, Shard
 from tidemill.batch.scoring import Answers, Scored
 from tidemill.batch.sinks import PartWriter, sink
@@ -158,7 +158,7 @@ class _Parts:
                 self._work / self._part_name, schema, self._stamp, passing=plan.job.sink.passing
             )
         except OSError as error:
-            raise _unwritable(self._part_name, error) from error
+            raise disk_refused(self._part_name, error) from error
 
     def write(self, scored: Scored) -> None:
         try:
@@ -171,7 +171,7 @@ class _Parts:
                     self._dead = self._dead_sink.open(path, self._dead_schema, self._stamp)
                 self._dead.write(scored.dead)
         except OSError as error:
-            raise _unwritable(self._part_name, error) from error
+            raise disk_refused(self._part_name, error) from error
         except (ValueError, TypeError, pa.ArrowException) as error:
             raise SinkError(
                 f"{self._part_name}: {self._sink.suffix[1:]} cannot hold a value of this output: {error}; write Parquet"
@@ -188,7 +188,7 @@ class _Parts:
                 self._part.close()
             part = self._keep("parts", self._work / self._part_name, self._part_name)
         except OSError as error:
-            raise _unwritable(self._part_name, error) from error
+            raise disk_refused(self._part_name, error) from error
         self._part = self._dead = None
         marker = Sealed(
             format=1,
@@ -222,8 +222,3 @@ class _Parts:
             if self._dead is not None:
                 self._dead.close()
                 self._stage.keep("dead", self._work / f"dead-{self._dead_name}", self._dead_name)
-
-
-def _unwritable(name: str, error: OSError) -> SinkError:
-    reason = error.strerror or str(error).splitlines()[0]
-    return SinkError(f"{name}: cannot be written: {reason}; make room and resume the run")

@@ -10,10 +10,9 @@ import msgspec
 import pyarrow as pa
 
 from tidemill.batch.inputs import Found
-from tidemill.batch.ledger import sync_directory, write_durably
+from tidemill.batch.ledger import disk_refused, sync_directory, write_durably
 from tidemill.batch.places import InputFile
 from tidemill.batch.sinks.parquet import ParquetSink
-from tidemill.errors import SinkError
 
 __all__ = ["copy", "finish", "spooled"]
 
@@ -62,7 +61,7 @@ def copy(spool: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], pref
                 part.close()
                 part = None
         except OSError as error:
-            raise _full(error) from error
+            raise disk_refused("the copy of the input", error) from error
     try:
         if not names:
             names.append(f"{prefix}00000.parquet")
@@ -70,10 +69,5 @@ def copy(spool: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], pref
         if part is not None:
             part.close()
     except OSError as error:
-        raise _full(error) from error
+        raise disk_refused("the copy of the input", error) from error
     return [InputFile(name=n) for n in names]
-
-
-def _full(error: OSError) -> SinkError:
-    reason = error.strerror or str(error).splitlines()[0]
-    return SinkError(f"the copy of the input cannot be written: {reason}; make room and resume the run")

@@ -29,7 +29,7 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.spool import copy, finish, spooled
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication
-from tidemill.errors import ConfigError, MissingExtra, RunError, SinkError, SourceError
+from tidemill.errors import ConfigError, MissingExtra, RunError, SinkError, SourceError, first_line
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["AdbcTarget", "find_adbc"]
@@ -71,7 +71,7 @@ class _Link:
 
     def said(self, error: Exception) -> str:
         """An error in one line, without passwords."""
-        line = next((p.strip() for p in str(error).splitlines() if p.strip()), type(error).__name__).rstrip(".")
+        line = first_line(error)
         if "Could not load" in line:
             return f"there is no ADBC driver {self.name!r}: pip install adbc-driver-{self.name}"
         for secret in self._secrets:

@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.dataset import dataset
 
-from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path, first_line
+from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
 from tidemill.batch.databases.names import TableName, quoted
 from tidemill.batch.databases.reading import Reading, empty, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.spool import copy, finish, spooled
-from tidemill.errors import ConfigError, MissingExtra, SourceError
+from tidemill.errors import ConfigError, MissingExtra, SourceError, first_line
 
 __all__ = ["DuckdbTarget", "find_duckdb"]
 

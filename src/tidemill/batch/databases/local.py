@@ -21,9 +21,9 @@ from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication
-from tidemill.errors import ConfigError, RunError, SinkError, listing
+from tidemill.errors import ConfigError, RunError, SinkError, first_line, listing
 
-__all__ = ["Column", "Dialect", "LocalTable", "LocalTarget", "database_path", "first_line"]
+__all__ = ["Column", "Dialect", "LocalTable", "LocalTarget", "database_path"]
 
 # Seconds that a commit waits for others to let go of the file.
 _PATIENCE = 30.0
@@ -107,11 +107,6 @@ def database_path(place: Place) -> Path:
     if not body:
         raise ConfigError(f"{place.shown}: expected {place.scheme}:///FILE, found no file")
     return Path(unquote(body))
-
-
-def first_line(error: Exception) -> str:
-    """What a database said, in one line."""
-    return next((p.strip() for p in str(error).splitlines() if p.strip()), type(error).__name__).rstrip(".")
 
 
 class LocalTarget:

@@ -13,13 +13,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path, first_line
+from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
 from tidemill.batch.databases.names import TableName, quoted, quoted_list
 from tidemill.batch.databases.reading import Reading, empty, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.spool import copy, finish, spooled
-from tidemill.errors import ConfigError, SinkError, SourceError
+from tidemill.errors import ConfigError, SinkError, SourceError, first_line
 
 __all__ = ["SqliteTarget", "find_sqlite"]
 

@@ -15,7 +15,7 @@ from tidemill.batch.engines.ray_parcel import RayParcel, ship
 from tidemill.batch.engines.remote import Errand, Hearing, Outcome, score_there
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.plan import Shard
-from tidemill.errors import MissingExtra, RunError
+from tidemill.errors import MissingExtra, RunError, first_line
 
 __all__ = ["run"]
 
@@ -99,7 +99,7 @@ def _connected(options: RayOptions) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise RunError(f"Ray at {address or 'this machine'} cannot be reached: {_first_line(error)}") from error
+        raise RunError(f"Ray at {address or 'this machine'} cannot be reached: {first_line(error)}") from error
     try:
         yield
     finally:
@@ -108,8 +108,4 @@ def _connected(options: RayOptions) -> Iterator[None]:
 
 def _told(error: Exception) -> str:
     cause = getattr(error, "cause", None)
-    return f"{type(cause).__name__}: {_first_line(cause)}" if cause is not None else _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return f"{type(cause).__name__}: {first_line(cause)}" if cause is not None else first_line(error)

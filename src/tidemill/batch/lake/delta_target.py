@@ -31,7 +31,7 @@ from tidemill.batch.lake.tables import (
     storage_options,
     unwritable,
 )
-from tidemill.batch.ledger import PartFile, Sealed
+from tidemill.batch.ledger import PartFile, Sealed, disk_refused
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace, partition_of
 from tidemill.batch.plan import Plan
@@ -241,8 +241,7 @@ class _Files(_Commit):
         try:
             self._written = self._writer.close()
         except OSError as error:
-            reason = error.strerror or str(error).splitlines()[0]
-            raise SinkError(f"{self._shown}: cannot be written: {reason}; make room and resume the run") from error
+            raise disk_refused(self._shown, error) from error
         found = sum(pq.read_metadata(self._directory / f.name).num_rows for f in self._written)
         if not found == rows == manifest.written:
             raise RunError(f"{self._shown}: {found} rows written of {manifest.written}; nothing is published")

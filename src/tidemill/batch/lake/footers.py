@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from tidemill.batch.blobs import blob
 from tidemill.batch.places import InputFile
-from tidemill.errors import SourceError
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["have_columns"]
 
@@ -26,7 +26,7 @@ def have_columns(root: str, files: Sequence[InputFile], columns: Sequence[str]) 
         try:
             names = pq.read_schema(one.path or one.open()).names
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{file.name}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise SourceError(f"{file.name}: cannot be read: {first_line(error)}") from None
         return all(c in names or c in file.partition for c in columns)
 
     with ThreadPoolExecutor(8) as pool:

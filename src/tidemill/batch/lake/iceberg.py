@@ -17,7 +17,7 @@ from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.lake.footers import have_columns
 from tidemill.batch.places import InputFile, Place
 from tidemill.batch.spool import copy, finish, spooled
-from tidemill.errors import ConfigError, MissingExtra, SourceError
+from tidemill.errors import ConfigError, MissingExtra, SourceError, first_line
 
 if TYPE_CHECKING:
     from pyiceberg.table import DataScan, FileScanTask, Table
@@ -131,5 +131,4 @@ def _told(shown: str) -> Iterator[None]:
         *(exceptions.RESTError, exceptions.ValidationError, exceptions.NotInstalledError, SQLAlchemyError),
         *(pa.ArrowException, OSError, ValueError, ModuleNotFoundError),
     ) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise SourceError(f"{shown}: {lines[0].rstrip('.') if lines else type(error).__name__}") from error
+        raise SourceError(f"{shown}: {first_line(error)}") from error

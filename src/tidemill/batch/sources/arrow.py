@@ -10,7 +10,7 @@ import pyarrow as pa
 from tidemill.batch.blobs import Blob
 from tidemill.batch.sources.arrow_footer import Block, read_blocks
 from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, conform, unique, unreadable
-from tidemill.errors import SourceError
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["ArrowSource"]
 
@@ -85,7 +85,7 @@ def _stream(file: Blob) -> pa.NativeFile:
 def _not_arrow(file: Blob, error: Exception) -> SourceError:
     with file.open() as stream:
         streamed = stream.read(4) == _STREAM
-    why = str(error).split("\n")[0].rstrip(".")
+    why = first_line(error)
     if streamed:
         why = "it holds the stream format; write it with a file writer, as pyarrow.ipc.new_file or Feather do"
     return SourceError(f"{file.name}: not a readable Arrow IPC file: {why}")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tidemill.batch.blobs import Blob
 from tidemill.batch.paging import CHUNK_BYTES, bounded
 from tidemill.config import Config
-from tidemill.errors import SourceError
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["CHUNK_BYTES", "Examined", "Piece", "Source", "Unit", "bounded", "conform", "unique", "unreadable"]
 
@@ -68,8 +68,7 @@ class Source(Protocol):
 
 def unreadable(name: str, row: int, error: Exception) -> SourceError:
     """The error of a file that is broken after `row` good rows."""
-    text = str(error).split("\n")[0].rstrip(".")
-    return SourceError(f"{name}: cannot be read from row {row} on: {text}")
+    return SourceError(f"{name}: cannot be read from row {row} on: {first_line(error)}")
 
 
 def conform(batch: pa.RecordBatch, schema: pa.Schema, name: str, row: int) -> pa.RecordBatch:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from tidemill.batch.blobs import Blob
 from tidemill.batch.paging import bounded, paged
 from tidemill.batch.sources.base import Examined, Piece, Unit, conform, unique, unreadable
-from tidemill.errors import SourceError
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["ParquetSource"]
 
@@ -59,4 +59,4 @@ def _open(file: Blob, alike: list[str]) -> pq.ParquetFile:
             page_checksum_verification=True,
         )
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file.name}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise SourceError(f"{file.name}: not a readable Parquet file: {first_line(error)}") from None

@@ -10,7 +10,7 @@ import pyarrow as pa
 from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Unit
-from tidemill.errors import SourceError
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["Scan", "head", "open_range", "scan_lines"]
 
@@ -54,7 +54,7 @@ def head(file: Blob, nbytes: int) -> bytes:
                     return data[: data.rindex(b"\n") + 1]
                 data += more
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{file.name}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise SourceError(f"{file.name}: cannot be read: {first_line(error)}") from None
 
 
 def scan_lines(file: Blob) -> Scan:

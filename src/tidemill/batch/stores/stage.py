@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.batch.inputs import Found
-from tidemill.batch.ledger import PartFile, Sealed, decode_kept
+from tidemill.batch.ledger import PartFile, Sealed, decode_kept, disk_refused
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
@@ -140,7 +140,7 @@ class ObjectStage:
         try:
             fetched = self._objects.fetch(f"{kind}/{name}", aside)
         except OSError as error:
-            raise SinkError(f"{path}: cannot be written: {error.strerror}; make room and resume the run") from error
+            raise disk_refused(path, error) from error
         if fetched is None or fetched[0] != fetched[1].get(_DIGEST):
             aside.unlink(missing_ok=True)
             raise self._damaged(kind, name)

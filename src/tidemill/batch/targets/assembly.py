@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from tidemill.batch.ledger import PartFile, Sealed, part_file
+from tidemill.batch.ledger import PartFile, Sealed, disk_refused, part_file
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Stage
-from tidemill.errors import RunError, SinkError
+from tidemill.errors import RunError
 
 __all__ = ["Assembly"]
 
@@ -47,8 +47,7 @@ class Assembly:
         if isinstance(self._error, RunError):  # a part that is not what was sealed
             raise self._error
         if self._error is not None:
-            reason = self._error.strerror or str(self._error).splitlines()[0]
-            raise SinkError(f"{name}: cannot be written: {reason}; make room and resume the run") from self._error
+            raise disk_refused(name, self._error) from self._error
         written = sum(m.part.rows for m in self._sealed.values())
         header = 1 if self._plan.job.sink.format == "csv" else 0
         found = self._sink.count(self.path) - header

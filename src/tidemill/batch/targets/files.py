@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from tidemill.batch.ledger import Sealed, sync_directory, write_durably
+from tidemill.batch.ledger import Sealed, disk_refused, sync_directory, write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
@@ -225,8 +225,7 @@ def refused(manifest: RunManifest, error: OSError) -> RunError | SinkError:
         return RunError(
             f"{error.filename}: appeared while the run was going; move it away, or pass --overwrite, and resume"
         )
-    reason = error.strerror or str(error).splitlines()[0]
-    return SinkError(f"{manifest.plan.job.sink.uri}: cannot be written: {reason}; make room and resume the run")
+    return disk_refused(manifest.plan.job.sink.uri, error)
 
 
 def _keep_only(directory: Path, names: set[str]) -> None:

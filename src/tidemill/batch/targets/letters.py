@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tidemill.batch.blobs import remote
 from tidemill.batch.dead import dead_schema
-from tidemill.batch.ledger import Sealed, part_file, sync_directory
+from tidemill.batch.ledger import Sealed, disk_refused, part_file, sync_directory
 from tidemill.batch.manifest import RunManifest, dead_place
 from tidemill.batch.sinks import sink
 from tidemill.batch.sinks.parquet import read_part
@@ -32,8 +32,7 @@ def join_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> 
         os.rename(aside, path)
         sync_directory(path.parent)
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
-        raise SinkError(f"{path}: cannot be written: {reason}; make room and resume the run") from error
+        raise disk_refused(path, error) from error
 
 
 def _send_dead(place: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
@@ -44,7 +43,7 @@ def _send_dead(place: str, manifest: RunManifest, sealed: Sequence[Sealed], stag
     try:
         write_dead(aside, Path(name).suffix, manifest, sealed, stage)
     except OSError as error:
-        raise SinkError(f"{aside}: cannot be written: {error.strerror}; make room and resume the run") from error
+        raise disk_refused(aside, error) from error
     Objects(parent, SinkError).put(name, aside)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tidemill.batch.ledger import Sealed
+from tidemill.batch.ledger import Sealed, disk_refused
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
 from tidemill.errors import RunError, SinkError
@@ -45,10 +45,7 @@ class InOrder:
         if isinstance(self._error, pa.ArrowException):
             raise SinkError(f"{self._plan.job.sink.uri}: cannot hold a value of this output: {self._error}")
         if isinstance(self._error, OSError):
-            reason = self._error.strerror or str(self._error).splitlines()[0]
-            raise SinkError(
-                f"{self._plan.job.sink.uri}: cannot be written: {reason}; make room and resume the run"
-            ) from self._error
+            raise disk_refused(self._plan.job.sink.uri, self._error) from self._error
         return sum(m.part.rows for m in self._sealed.values())
 
     def abandon(self) -> None:
