@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidemill.batch.places import InputFile, Place, SourceFormat, find_files
+from tidemill.batch.places import STORES, InputFile, Place, SourceFormat, find_files
 from tidemill.config import Config
 from tidemill.errors import ConfigError, listing
 
@@ -21,7 +21,7 @@ FINDERS: dict[str, str] = {
     "adbc": "tidemill.batch.databases.adbc:find_adbc",
     "sqlite": "tidemill.batch.databases.sqlite:find_sqlite",
     "duckdb": "tidemill.batch.databases.duckdb:find_duckdb",
-    **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.inputs:find_objects"),
+    **dict.fromkeys(STORES, "tidemill.batch.stores.inputs:find_objects"),
     "files": "tidemill.batch.lake.folders:find",
     "delta": "tidemill.batch.lake.delta:find",
     "iceberg": "tidemill.batch.lake.iceberg:find",

@@ -17,7 +17,9 @@ from tidemill.config import Config
 from tidemill.errors import ConfigError, SourceError
 
 __all__ = [
+    "DIRECTORY",
     "NULL_PARTITION",
+    "STORES",
     "InputFile",
     "Mode",
     "Place",
@@ -51,6 +53,10 @@ _SINKS: dict[str, SourceFormat] = {
     ".csv": "csv",
     ".jsonl": "jsonl",
 }
+# Schemes of object stores.
+STORES = ("s3", "gs", "az")
+# Inside an output of several files: what its run keeps beside them. Readers leave names with an underscore out.
+DIRECTORY = "_tidemill"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Mode = Literal["create", "overwrite", "append", "upsert"]
 # A scheme of one letter is nobody's, and a name with a colon in it may be a file's.
@@ -58,7 +64,7 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]+):(//)?(.*)\Z", re.DOTALL)
 _SCHEMES = frozenset(
     (
         *("files", "parquet", "delta", "iceberg", "sqlite", "duckdb", "postgresql", "postgres"),
-        *("s3", "gs", "az", "abfs", "abfss"),
+        *STORES,
     )
 )
 _SECRET = re.compile(r"pass|pwd|secret|token|credential|key|sig\Z", re.IGNORECASE)

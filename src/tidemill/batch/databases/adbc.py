@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from tidemill.batch.databases.names import quoted, table_name
 from tidemill.batch.databases.reading import Reading, empty, reading
-from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest, run_stage
+from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
@@ -28,7 +28,7 @@ from tidemill.batch.places import InputFile, Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.spool import copy, finish, spooled
 from tidemill.batch.stage import Stage
-from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.errors import ConfigError, MissingExtra, RunError, SinkError, SourceError, first_line
 from tidemill.runtimes.cpu import cpu_budget
 

@@ -14,13 +14,13 @@ import msgspec
 import pyarrow as pa
 
 from tidemill.batch.databases.names import TableName, quoted, quoted_list, table_name
-from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest, run_stage
+from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
-from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.errors import ConfigError, RunError, SinkError, first_line, listing
 
 __all__ = ["Column", "Dialect", "LocalTable", "LocalTarget", "database_path"]

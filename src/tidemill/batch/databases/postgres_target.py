@@ -18,14 +18,14 @@ from tidemill.batch.databases.postgres_move import move, repeated_key, staged_ro
 from tidemill.batch.databases.postgres_run import PostgresRun, taken_over, unfinished
 from tidemill.batch.databases.postgres_table import Wanted, check_place, check_table, existing_table, located
 from tidemill.batch.databases.postgres_types import written
-from tidemill.batch.databases.runs import RUNS, describe, keep_manifest, run_stage
+from tidemill.batch.databases.runs import RUNS, describe, keep_manifest
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.stage import Stage
-from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.errors import ConfigError, RunError, SinkError
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
+from tidemill.batch.targets.base import run_stage
 from tidemill.errors import SinkError
 
-__all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest", "run_stage"]
+__all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest"]
 
 # The table, beside the target, that tells which runs it holds.
 RUNS = "tidemill_runs"
@@ -30,11 +31,6 @@ def describe(place: Place, mode: Mode, key: tuple[str, ...], run_id: str) -> Sin
         dead=f"{stage}.dead.parquet",
         manifest=f"{stage}.manifest.json",
     )
-
-
-def run_stage(run_id: str) -> str:
-    """Where a run whose output is no file keeps what is sealed."""
-    return str(Path("tidemill-runs", run_id).absolute())
 
 
 def keep_manifest(manifest: RunManifest) -> None:

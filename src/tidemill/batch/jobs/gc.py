@@ -19,15 +19,14 @@ import msgspec
 
 from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
-from tidemill.batch.places import parse_place
+from tidemill.batch.places import STORES, parse_place
 from tidemill.batch.run import HELD
 from tidemill.batch.stage import REPLACED, open_stage
+from tidemill.batch.targets.base import RUNS
 from tidemill.errors import ConfigError, TidemillError
 
 __all__ = ["Left", "collect", "duration"]
 
-_RUNS = "tidemill-runs"
-_STORES = ("s3", "gs", "az")
 _DATABASES = ("postgresql", "postgres")
 _STAGE = re.compile(rf"\.(?P<output>.+)\.tidemill-(?P<run>{RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
@@ -65,8 +64,8 @@ def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dr
     found: list[Left] = []
     for place in dict.fromkeys(named):
         parsed = parse_place(place)
-        if parsed.scheme in (*_STORES, *_DATABASES):
-            look = _in_store if parsed.scheme in _STORES else _in_database
+        if parsed.scheme in (*STORES, *_DATABASES):
+            look = _in_store if parsed.scheme in STORES else _in_database
             try:
                 found += look(place, older_than, records, dry_run)
             except TidemillError as error:
@@ -92,8 +91,8 @@ def _below(path: Path, older_than: timedelta, records: Mapping[str, RunRecord], 
             yield from _stage(Path(entry.path), older_than, dry_run)
         elif entry.is_file(follow_symlinks=False):
             yield from _aside(Path(entry.path), records.get(named["run"]), older_than, dry_run)
-    own = [path] if path.parent.name == _RUNS else []
-    for stage in [*own, *(Path(e.path) for e in _entries(path / _RUNS) if e.is_dir(follow_symlinks=False))]:
+    own = [path] if path.parent.name == RUNS else []
+    for stage in [*own, *(Path(e.path) for e in _entries(path / RUNS) if e.is_dir(follow_symlinks=False))]:
         yield from _stage(stage, older_than, dry_run)
 
 

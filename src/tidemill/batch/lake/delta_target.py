@@ -19,12 +19,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.lake.columns import delta_schema, fitted
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.lake.records import Records
 from tidemill.batch.lake.tables import (
     delta_errors,
-    is_remote,
     location,
     open_delta,
     overtaken,
@@ -33,12 +33,12 @@ from tidemill.batch.lake.tables import (
 )
 from tidemill.batch.ledger import PartFile, Sealed, disk_refused
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import Mode, Place, SinkPlace, partition_of
+from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace, partition_of
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
 from tidemill.batch.stage import Stage
-from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.batch.targets.order import InOrder
 from tidemill.errors import ConfigError, RunError, SinkError
 
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DeltaTarget"]
 
-_DIRECTORY = "_tidemill"
 # Commits that others were quicker with, before the run gives up.
 _TRIES = 8
 
@@ -65,7 +64,7 @@ class DeltaTarget:
         self._uri = location(place)
         query = place.shown.partition("?")[2]
         self._shown = f"delta:{self._uri}" + (f"?{query}" if query else "")
-        self._records = Records(f"{self._uri}/{_DIRECTORY}")
+        self._records = Records(f"{self._uri}/{DIRECTORY}")
 
     def describe(self, run_id: str) -> SinkPlace:
         return SinkPlace(
@@ -78,8 +77,8 @@ class DeltaTarget:
         )
 
     def stage(self, run_id: str) -> str:
-        if is_remote(self._uri):
-            return str(Path("tidemill-runs", run_id).absolute())
+        if remote(self._uri):
+            return run_stage(run_id)
         path = Path(self._uri)
         return str(path.parent / f".{path.name}.tidemill-{run_id}")
 
@@ -100,7 +99,7 @@ class DeltaTarget:
             reason = unwritable(table, self._mode) if self._mode != "upsert" else None
             if reason is not None:
                 raise ConfigError(f"output {self._shown}: {reason}; Tidemill does not write such tables")
-        if is_remote(self._uri):
+        if remote(self._uri):
             self._records.check_conditions()
 
     def check(self, schema: pa.Schema) -> None:
@@ -120,9 +119,9 @@ class DeltaTarget:
     def _check_free(self) -> None:
         """A directory that is no table may hold what an interrupted run left, and nothing else."""
         path = Path(self._uri)
-        if is_remote(self._uri) or not path.exists():
+        if remote(self._uri) or not path.exists():
             return
-        ours = path.is_dir() and (path / _DIRECTORY).is_dir() and not (path / _DIRECTORY / "manifest.json").exists()
+        ours = path.is_dir() and (path / DIRECTORY).is_dir() and not (path / DIRECTORY / "manifest.json").exists()
         if not ours and (not path.is_dir() or any(path.iterdir())):
             raise RunError(f"{path}: is there, and is not a Delta table; it is left alone; choose another output")
 
@@ -221,7 +220,7 @@ class _Files(_Commit):
     ) -> None:
         super().__init__(uri, records, plan)
         self._schema, self._keys, self._mode = schema, list(keys), mode
-        self._remote = is_remote(uri)
+        self._remote = remote(uri)
         self._directory = stage.work() / "files" if self._remote else Path(uri)
         if not self._remote:
             self._records.begin()

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from tidemill.batch.blobs import remote
 from tidemill.batch.places import Mode, Place
 from tidemill.errors import ConfigError, MissingExtra, RunError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-__all__ = ["delta_errors", "is_remote", "location", "open_delta", "overtaken", "storage_options", "unwritable"]
+__all__ = ["delta_errors", "location", "open_delta", "overtaken", "storage_options", "unwritable"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Features that ask nothing of whoever adds whole files.
@@ -35,12 +36,7 @@ def location(place: Place) -> str:
             f"{place.shown}: names no table; expected {place.scheme}:PATH or {place.scheme}:s3://BUCKET/PATH"
         )
     body = place.body.removeprefix("file://")
-    return body.rstrip("/") if is_remote(body) else os.path.abspath(body)
-
-
-def is_remote(uri: str) -> bool:
-    """Whether a table lies in a store."""
-    return "://" in uri
+    return body.rstrip("/") if remote(body) else os.path.abspath(body)
 
 
 def open_delta(uri: str, shown: str, error: type[RunError], version: int | None = None) -> DeltaTable | None:

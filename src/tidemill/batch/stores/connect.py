@@ -9,14 +9,14 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from tidemill.batch.places import STORES
 from tidemill.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["SCHEMES", "endpoint", "open_bucket", "plain_http", "reason", "split_uri"]
+__all__ = ["endpoint", "open_bucket", "plain_http", "reason", "split_uri"]
 
-SCHEMES = ("s3", "gs", "az")
 _BUCKET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{1,221}\Z")
 _ENDPOINT = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>\d{1,5}))?(/[A-Za-z0-9._~/-]*)?\Z"
@@ -30,10 +30,10 @@ def split_uri(uri: str) -> tuple[str, str, str]:
     """
     scheme, _, body = uri.partition("://")
     bucket, _, rest = body.partition("/")
-    if scheme not in SCHEMES or not _BUCKET.match(bucket):
+    if scheme not in STORES or not _BUCKET.match(bucket):
         # What was given is not shown: where a bucket should be, there may be a password.
         raise ConfigError(
-            f"a store is expected as SCHEME://BUCKET/NAME: one of {', '.join(SCHEMES)}, then letters, digits, '.', '_' "
+            f"a store is expected as SCHEME://BUCKET/NAME: one of {', '.join(STORES)}, then letters, digits, '.', '_' "
             "and '-', and no credentials, which come from the environment"
         )
     rest = rest.rstrip("/")

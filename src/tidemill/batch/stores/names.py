@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from tidemill.batch.manifest import RunManifest
+from tidemill.batch.places import DIRECTORY
 
 __all__ = [
     "EXECUTION",
@@ -28,14 +29,14 @@ __all__ = [
 ]
 
 # Below the prefix of an output that consists of parts.
-MANIFEST = "_tidemill/manifest.json"
+MANIFEST = f"{DIRECTORY}/manifest.json"
 # Small objects by which a run tries a store at its beginning.
-PROBE = "_tidemill/probe-"
+PROBE = f"{DIRECTORY}/probe-"
 # What an object says of itself, as metadata.
 RUN = "tidemill-run"
 EXECUTION = "tidemill-execution"
 _PART = re.compile(r"part-\d{5,}-(.+)-[0-9a-f]{8}\.parquet\Z")
-_DEAD = re.compile(r"_tidemill/dead/([^/]+)-[0-9a-f]{8}/")
+_DEAD = re.compile(rf"{DIRECTORY}/dead/([^/]+)-[0-9a-f]{{8}}/")
 _BESIDE = re.compile(r"\.(.+)-[0-9a-f]{8}\.(?:manifest\.json|dead\.parquet)\Z")
 
 
@@ -51,12 +52,12 @@ def part_name(shard: int, execution: str) -> str:
 
 def dead_directory(execution: str) -> str:
     """Where the dead letters of an execution lie below a prefix."""
-    return f"_tidemill/dead/{execution}"
+    return f"{DIRECTORY}/dead/{execution}"
 
 
 def ours(name: str) -> bool:
     """Whether runs put objects of such a name below a prefix."""
-    return name.startswith("_tidemill/") or _PART.match(name) is not None
+    return name.startswith(f"{DIRECTORY}/") or _PART.match(name) is not None
 
 
 def manifest_aside(name: str, execution: str) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
@@ -22,7 +21,7 @@ from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.uploads import put_once
 from tidemill.batch.targets.assembly import Assembly
-from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.batch.targets.letters import write_dead
 from tidemill.errors import ConfigError, RunError, SinkError
 
@@ -53,7 +52,7 @@ class ObjectTarget:
         )
 
     def stage(self, run_id: str) -> str:
-        return str(Path("tidemill-runs", run_id).absolute())
+        return run_stage(run_id)
 
     def committed(self, run_id: str) -> RunManifest | None:
         return _committed(self._objects, self._name, run_id)

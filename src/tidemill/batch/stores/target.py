@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 
 from tidemill.batch.ledger import PartFile, Sealed
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
+from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind, Stage
@@ -28,7 +27,7 @@ from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.probe import check_conditions
 from tidemill.batch.stores.single import ObjectTarget
 from tidemill.batch.stores.stage import ObjectStage
-from tidemill.batch.targets.base import Guarantee, Publication, Target
+from tidemill.batch.targets.base import Guarantee, Publication, Target, run_stage
 from tidemill.errors import ConfigError, RunError, SinkError
 
 __all__ = ["PrefixTarget", "object_target"]
@@ -67,12 +66,12 @@ class PrefixTarget:
             format="parquet",
             passing=False,
             directory=True,
-            dead=f"{uri}/_tidemill/dead",
+            dead=f"{uri}/{DIRECTORY}/dead",
             manifest=f"{uri}/{MANIFEST}",
         )
 
     def stage(self, run_id: str) -> str:
-        return str(Path("tidemill-runs", run_id).absolute())
+        return run_stage(run_id)
 
     def committed(self, run_id: str) -> RunManifest | None:
         found = decoded(self._objects.get(MANIFEST))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from tidemill.batch.places import Mode, Place
+from tidemill.batch.places import STORES, Mode, Place
 from tidemill.batch.targets.base import GUARANTEES, Guarantee, Publication, Target
 from tidemill.errors import ConfigError, listing
 
@@ -19,7 +19,7 @@ TARGETS: dict[str, str] = {
     "adbc": "tidemill.batch.databases.adbc:AdbcTarget",
     "sqlite": "tidemill.batch.databases.sqlite:SqliteTarget",
     "duckdb": "tidemill.batch.databases.duckdb:DuckdbTarget",
-    **dict.fromkeys(("s3", "gs", "az"), "tidemill.batch.stores.target:object_target"),
+    **dict.fromkeys(STORES, "tidemill.batch.stores.target:object_target"),
 }
 
 

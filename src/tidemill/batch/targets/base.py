@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 import pyarrow as pa
 
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import Mode, SinkPlace
+from tidemill.batch.places import SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
 
-__all__ = ["GUARANTEES", "Guarantee", "Mode", "Publication", "Target"]
+__all__ = ["GUARANTEES", "RUNS", "Guarantee", "Publication", "Target", "run_stage"]
 
 # What a reader may see of a run, from the strongest: all of it or nothing at any moment; the same for readers who go by
 # the manifest; rows of it that will be there once, whatever is repeated; rows that a repeat may write again.
 Guarantee = Literal["atomic", "atomic by manifest", "idempotent by key", "at least once"]
 GUARANTEES: tuple[Guarantee, ...] = ("atomic", "atomic by manifest", "idempotent by key", "at least once")
+
+
+# Below the working directory: what runs keep whose output is no file.
+RUNS = "tidemill-runs"
+
+
+def run_stage(run_id: str) -> str:
+    """Where a run whose output is no file of this machine keeps what is sealed."""
+    return str(Path(RUNS, run_id).absolute())
 
 
 class Publication(Protocol):

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tidemill.batch.ledger import Sealed, disk_refused, sync_directory, write_durably
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import Mode, Place, SinkPlace, sink_format
+from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.sinks.arrow import read_arrow_stamp
@@ -24,10 +24,7 @@ from tidemill.errors import ConfigError, RunError, SinkError
 from tidemill.model.package import digest_file
 from tidemill.renames import exchange, rename_new
 
-__all__ = ["DIRECTORY", "FileTarget", "interrupted", "publish_directory", "put_back", "refused"]
-
-# Inside an output directory; readers leave names with an underscore out.
-DIRECTORY = "_tidemill"
+__all__ = ["FileTarget", "interrupted", "publish_directory", "put_back", "refused"]
 
 
 class FileTarget:

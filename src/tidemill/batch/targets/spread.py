@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import Mode, Place, SinkPlace
+from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
 from tidemill.batch.stage import LocalStage, Stage
 from tidemill.batch.targets.base import Publication
-from tidemill.batch.targets.files import DIRECTORY, FileTarget, interrupted, publish_directory, refused
+from tidemill.batch.targets.files import FileTarget, interrupted, publish_directory, refused
 from tidemill.batch.targets.order import InOrder
 from tidemill.errors import ConfigError, RunError
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.paging import CHUNK_BYTES
-from tidemill.batch.plan import Plan
+from tidemill.batch.plan import Plan, model_columns
 from tidemill.batch.scoring import AHEAD, Scored, Scorer, misread
 from tidemill.batch.workers.channel import Begin
 from tidemill.batch.workers.limits import Limits
@@ -50,8 +50,8 @@ class Processes:
         stopping: threading.Event,
     ) -> None:
         self._scorer = Scorer(live, plan)
-        self._columns = _model_columns(live, plan)
         manifest = live.package.manifest
+        self._columns = list(dict.fromkeys(model_columns(manifest.inputs, plan.read_schema.names)))
         begin = Begin(
             package=str(package),
             fingerprint=live.fingerprint,
@@ -107,10 +107,3 @@ def _chunks(plan: Plan) -> int:
     """About how many there are, at least."""
     rows = (plan.total_rows or 0) // (plan.chunk_rows or plan.job.chunk_rows)
     return 1 + max(rows, sum(f.snapshot.size for f in plan.files) // CHUNK_BYTES)
-
-
-def _model_columns(live: Live, plan: Plan) -> list[str]:
-    """Those that the path's intake looks for."""
-    read = plan.read_schema.names
-    wanted = [[i.name] if i.name in read else [c.name for c in i.columns] for i in live.package.manifest.inputs]
-    return list(dict.fromkeys(name for names in wanted for name in names))
