@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from tidemill.batch.paging import CHUNK_BYTES
-from tidemill.batch.plan import Plan
+from tidemill.batch.plan import Plan, model_columns
 from tidemill.batch.shard import read_piece
 from tidemill.errors import SourceError
 from tidemill.model.samples import read_samples
@@ -56,8 +56,7 @@ def _question_bytes(live: Live, plan: Plan) -> int:
         return declared
     if first is None or not first.num_rows:
         return declared
-    wanted = [n for i in live.package.manifest.inputs for n in (i.name, *(c.name for c in i.columns))]
-    read = first.select([n for n in first.schema.names if n in wanted])
+    read = first.select(list(dict.fromkeys(model_columns(live.package.manifest.inputs, first.schema.names))))
     found: int = read.nbytes // first.num_rows
     return max(declared, found)
 

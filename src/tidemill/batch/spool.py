@@ -22,11 +22,15 @@ _FILE_BYTES = 256 << 20
 
 
 def spooled(spool: Path) -> Found | None:
-    """What an earlier execution of the run found and finished, or None. Makes the directory."""
+    """What an earlier execution of the run found and finished. None, and an empty directory, where none has: what was
+    left half copied came from another moment.
+    """
     spool.mkdir(parents=True, exist_ok=True)
     try:
         return msgspec.json.decode((spool / _DONE).read_bytes(), type=Found)
     except (FileNotFoundError, msgspec.DecodeError):
+        for path in spool.iterdir():
+            path.unlink()
         return None
 
 

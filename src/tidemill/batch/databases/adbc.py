@@ -16,16 +16,16 @@ from urllib.parse import urlencode
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tidemill.batch.databases.names import quoted, table_name
-from tidemill.batch.databases.reading import Reading, empty, reading
+from tidemill.batch.databases.reading import Reading, between, reading
 from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import InputFile, Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
+from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.spool import copy, finish, spooled
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication, run_stage
@@ -92,7 +92,6 @@ def find_adbc(place: Place, asked: Asked) -> Found | None:
     found = spooled(asked.spool)
     if found is not None:
         return found
-    empty(asked.spool)
     try:
         return _Read(link, ask, asked).all(asked.spool)
     except (*link.errors, pa.ArrowException, OSError) as error:
@@ -173,11 +172,7 @@ class _Read:
         name = quoted(column)
         cursor.execute(self._ask.select([f"min({name})", f"max({name})"]))
         low, high = cursor.fetchone()
-        bounds = self._bounds(column, low, high)
-        if not bounds:
-            return [""]
-        middle = [f"{name} >= {a} AND {name} < {b}" for a, b in itertools.pairwise(bounds)]
-        return [f"{name} < {bounds[0]} OR {name} IS NULL", *middle, f"{name} >= {bounds[-1]}"]
+        return between(name, self._bounds(column, low, high), nulls=True)
 
     def _bounds(self, column: str, low: Any, high: Any) -> list[str]:
         if low is None or low == high:
@@ -302,9 +297,8 @@ class _Publication:
 
     def _batches(self, sealed: Sequence[Sealed]) -> Iterator[pa.RecordBatch]:
         for marker in sealed:
-            with pq.ParquetFile(self._stage.fetch("parts", marker.part.name), pre_buffer=False) as file:
-                for batch in file.iter_batches(_ROWS, use_threads=False):
-                    yield batch.replace_schema_metadata(None)
+            for batch in read_part(self._stage.fetch("parts", marker.part.name), _ROWS):
+                yield batch.replace_schema_metadata(None)
 
     def abandon(self) -> None:
         """Nothing is held."""

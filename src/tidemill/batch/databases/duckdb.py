@@ -13,7 +13,7 @@ from pyarrow.dataset import dataset
 
 from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
 from tidemill.batch.databases.names import TableName, quoted
-from tidemill.batch.databases.reading import Reading, empty, reading
+from tidemill.batch.databases.reading import Reading, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.spool import copy, finish, spooled
@@ -50,7 +50,6 @@ def find_duckdb(place: Place, asked: Asked) -> Found | None:
         return found
     if not path.is_file():
         raise SourceError(f"{place.shown}: no such file")
-    empty(asked.spool)
     try:
         with duckdb.connect(path, read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from tidemill.batch.databases.names import quoted
 from tidemill.batch.databases.postgres_link import PostgresLink
 from tidemill.batch.databases.postgres_types import ReadColumn, read_column, read_values
-from tidemill.batch.databases.reading import Reading, empty, reading
+from tidemill.batch.databases.reading import Reading, between, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import InputFile, Place
 from tidemill.batch.spool import copy, finish, spooled
@@ -73,7 +72,6 @@ def find_postgres(place: Place, asked: Asked) -> Found | None:
     found = spooled(asked.spool)
     if found is not None:
         return found
-    empty(asked.spool)
     try:
         with link.statements() as connection:
             return _Snapshot(link, connection, ask, asked).read(asked.spool)
@@ -181,13 +179,13 @@ class _Snapshot:
         column = self._ask.partition_column
         if column is not None:
             bounds = self._bounds(column)
-            return _between(quoted(column), bounds, nulls=True)
+            return between(quoted(column), bounds, nulls=True)
         blocks = self._blocks()
         if blocks is None:
             return [""]
         count = _count(blocks * 8192)
         steps = sorted({blocks * i // count for i in range(1, count)} - {0})
-        return _between("ctid", [f"'({b},0)'::tid" for b in steps], nulls=False)
+        return between("ctid", [f"'({b},0)'::tid" for b in steps], nulls=False)
 
     def _blocks(self) -> int | None:
         """Pages of the table, where its rows can be told apart by them."""
@@ -227,12 +225,3 @@ def _count(nbytes: int) -> int:
     """How many ranges this much is read in: enough that no lane waits long for another at the end."""
     least = min(4 * _lanes(), nbytes // _SMALL_RANGE)
     return max(1, min(_MOST_RANGES, max(least, nbytes // _RANGE_BYTES)))
-
-
-def _between(name: str, bounds: Sequence[str], *, nulls: bool) -> list[str]:
-    """Conditions for the ranges between these bounds; the first and the last are open."""
-    if not bounds:
-        return [""]
-    first = f"{name} < {bounds[0]}" + (f" OR {name} IS NULL" if nulls else "")
-    middle = [f"{name} >= {a} AND {name} < {b}" for a, b in itertools.pairwise(bounds)]
-    return [first, *middle, f"{name} >= {bounds[-1]}"]

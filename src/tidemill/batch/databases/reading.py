@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tidemill.batch.databases.names import TableName, table_name
 from tidemill.batch.places import Place
 from tidemill.errors import ConfigError
 
-__all__ = ["Reading", "empty", "reading"]
+__all__ = ["Reading", "between", "reading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,12 @@ def _found_words(table: str | None, query: str | None) -> str:
     return "both" if table is not None and query is not None else "neither"
 
 
-def empty(spool: Path) -> None:
-    """Throw away what an earlier try has left half copied: it came from another snapshot."""
-    for path in spool.iterdir():
-        path.unlink()
+def between(name: str, bounds: Sequence[str], *, nulls: bool) -> list[str]:
+    """Conditions (SQL) for the ranges between these bounds. Every row meets exactly one of them: the first and the last
+    are open, and nulls, where there may be any, are in the first.
+    """
+    if not bounds:
+        return [""]
+    first = f"{name} < {bounds[0]}" + (f" OR {name} IS NULL" if nulls else "")
+    middle = [f"{name} >= {a} AND {name} < {b}" for a, b in itertools.pairwise(bounds)]
+    return [first, *middle, f"{name} >= {bounds[-1]}"]

@@ -11,13 +11,13 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
 from tidemill.batch.databases.names import TableName, quoted, quoted_list
-from tidemill.batch.databases.reading import Reading, empty, reading
+from tidemill.batch.databases.reading import Reading, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
+from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.spool import copy, finish, spooled
 from tidemill.errors import ConfigError, SinkError, SourceError, first_line
 
@@ -46,7 +46,6 @@ def find_sqlite(place: Place, asked: Asked) -> Found | None:
         return found
     if not path.is_file():
         raise SourceError(f"{place.shown}: no such file")
-    empty(asked.spool)
     try:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
@@ -208,14 +207,13 @@ class _Sqlite:
         insert = f"INSERT INTO temp.{name} ({quoted_list(schema.names)}) VALUES ({marks})"
         connection.execute("BEGIN")
         for part in parts:
-            with pq.ParquetFile(part, pre_buffer=False) as file:
-                for batch in file.iter_batches(_ROWS, use_threads=False):
-                    try:
-                        connection.executemany(insert, zip(*(_values(c) for c in batch.columns), strict=True))
-                    except OverflowError:
-                        raise SinkError(
-                            f"{part.name}: holds an integer over 2^63 - 1, which SQLite cannot; nothing is published"
-                        ) from None
+            for batch in read_part(part, _ROWS):
+                try:
+                    connection.executemany(insert, zip(*(_values(c) for c in batch.columns), strict=True))
+                except OverflowError:
+                    raise SinkError(
+                        f"{part.name}: holds an integer over 2^63 - 1, which SQLite cannot; nothing is published"
+                    ) from None
         connection.execute("COMMIT")
 
     def changed(self, result: sqlite3.Cursor) -> int:
