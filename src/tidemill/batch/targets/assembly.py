@@ -1,8 +1,7 @@
-"""The single file of a run: sealed parts joined in order, by a thread of its own, while others are still scored."""
+"""The single file of a run: sealed parts joined in order, while others are still scored."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pyarrow as pa
 
 from tidemill.batch.ledger import PartFile, Sealed, disk_refused, part_file
 from tidemill.batch.plan import Plan
-from tidemill.batch.sinks import sink
+from tidemill.batch.sinks import Joiner, sink
 from tidemill.batch.stage import Stage
+from tidemill.batch.targets.order import InOrder
 from tidemill.errors import RunError
 
 __all__ = ["Assembly"]
@@ -23,32 +23,25 @@ class Assembly:
 
     def __init__(self, plan: Plan, stage: Stage, schema: pa.Schema) -> None:
         self._plan = plan
-        self._stage = stage
         self._schema = schema
         self._sink = sink(plan.job.sink.format)
-        self._sealed: dict[int, Sealed] = {}
-        self._changed = threading.Condition()
-        self._stopped = False
-        self._error: OSError | RunError | None = None
+        self._joiner: Joiner | None = None
         self.path = stage.work() / "output"
-        self._thread = threading.Thread(target=self._join, name="tidemill-join")
-        self._thread.start()
+        self._order = InOrder(plan, stage, lambda part: self._opened().add(part))
 
     def add(self, marker: Sealed) -> None:
         """A shard is sealed; its turn comes when those before it have been joined."""
-        with self._changed:
-            self._sealed[marker.shard] = marker
-            self._changed.notify()
+        self._order.add(marker)
 
     def finish(self) -> PartFile:
         """Once all shards were added: the durable file and its rows, counted. Raises SinkError, RunError."""
-        self._thread.join()
+        written = self._order.finish()
         name = Path(self._plan.job.sink.uri).name
-        if isinstance(self._error, RunError):  # a part that is not what was sealed
-            raise self._error
-        if self._error is not None:
-            raise disk_refused(name, self._error) from self._error
-        written = sum(m.part.rows for m in self._sealed.values())
+        try:
+            self._opened().close()
+            self._joiner = None
+        except OSError as error:
+            raise disk_refused(name, error) from error
         header = 1 if self._plan.job.sink.format == "csv" else 0
         found = self._sink.count(self.path) - header
         if found != written:
@@ -57,29 +50,13 @@ class Assembly:
 
     def abandon(self) -> None:
         """End the thread; what it wrote means nothing."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-        self._thread.join()
+        self._order.abandon()
+        if self._joiner is not None:
+            with suppress(OSError, pa.ArrowException):
+                self._joiner.close()
 
-    def _join(self) -> None:
-        try:
-            joiner = self._sink.join(self.path, self._schema, self._plan.stamp)
-            try:
-                for index in range(len(self._plan.shards)):
-                    marker = self._next(index)
-                    if marker is None:
-                        break
-                    joiner.add(self._stage.fetch("parts", marker.part.name))
-            except (OSError, RunError):
-                with suppress(OSError):
-                    joiner.close()
-                raise
-            joiner.close()
-        except (OSError, RunError) as error:
-            self._error = error
-
-    def _next(self, index: int) -> Sealed | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopped or index in self._sealed)
-            return None if self._stopped else self._sealed[index]
+    def _opened(self) -> Joiner:
+        """By whoever has the first part: a disk that refuses the file is told of as one that refuses its rows."""
+        if self._joiner is None:
+            self._joiner = self._sink.join(self.path, self._schema, self._plan.stamp)
+        return self._joiner
