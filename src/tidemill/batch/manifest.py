@@ -13,18 +13,13 @@ from tidemill.batch.blobs import remote
 from tidemill.batch.distribution import Distribution, merge
 from tidemill.batch.jobs.gate import Check
 from tidemill.batch.ledger import PartFile, Sealed
+from tidemill.batch.places import DIRECTORY
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage
 from tidemill.config import Config
 from tidemill.errors import RunError
 
-__all__ = [
-    "FileCount",
-    "Quarantined",
-    "RunManifest",
-    "checked_manifest",
-    "dead_place",
-]
+__all__ = ["FileCount", "Quarantined", "RunManifest", "checked_manifest", "dead_place", "find_manifest"]
 
 
 class FileCount(Config, frozen=True, kw_only=True):
@@ -80,6 +75,21 @@ def dead_place(plan: Plan) -> str:
     """Where dead letters go when there are any: a file, an object of a store, or what lies inside the output."""
     place = plan.job.dead_letters or plan.job.sink.dead
     return place if remote(place) else str(Path(place).absolute())
+
+
+def find_manifest(place: str) -> tuple[str, bytes] | None:
+    """The manifest of the output at a place (a directory, a file, a prefix or an object of a store), or the one that
+    lies there itself: where, and its bytes. None where there is none. Raises SourceError, OSError, ConfigError.
+    """
+    if remote(place):
+        from tidemill.batch.stores.inputs import read_manifest
+
+        return read_manifest(place)
+    path = Path(place).absolute()
+    for one in (path, path / DIRECTORY / "manifest.json", Path(f"{path}.manifest.json")):
+        if one.suffix == ".json" and one.is_file():
+            return str(one), one.read_bytes()
+    return None
 
 
 def checked_manifest(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
-from tidemill.batch.blobs import remote
-from tidemill.batch.manifest import RunManifest
+from tidemill.batch.manifest import RunManifest, find_manifest
 from tidemill.batch.options import ScoreOptions
 from tidemill.errors import RunError, SourceError
 
@@ -24,9 +21,12 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
     for a run that was not published, that has no letters, or some that hold no row.
     """
     try:
-        manifest = msgspec.json.decode(_manifest(run), type=RunManifest)
+        found = find_manifest(run)
+        manifest = None if found is None else msgspec.json.decode(found[1], type=RunManifest)
     except (OSError, msgspec.DecodeError) as error:
         raise SourceError(f"{run}: is not the output of a run, nor its manifest: {error}") from None
+    if manifest is None:
+        raise SourceError(f"{run}: is not the output of a run, nor its manifest")
     if manifest.state != "done":
         raise RunError(f"run {manifest.run_id} has published nothing, nor all its dead letters: score its input again")
     if not manifest.dead:
@@ -41,15 +41,3 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
         options = msgspec.structs.replace(options, pass_through=tuple(manifest.plan.read_schema.names))
     assert manifest.dead_letters is not None  # noqa: S101 - it has some
     return manifest.dead_letters, options
-
-
-def _manifest(run: str) -> bytes:
-    if remote(run):
-        from tidemill.batch.stores.inputs import read_manifest
-
-        return read_manifest(run) or b""
-    path = Path(run)
-    if path.is_dir():
-        return (path / "_tidemill" / "manifest.json").read_bytes()
-    beside = Path(f"{run}.manifest.json")
-    return (beside if beside.exists() else path).read_bytes()

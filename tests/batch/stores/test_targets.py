@@ -18,10 +18,11 @@ from tests.batch.stores.conftest import Bucket
 from tests.batch.stores.proxy import Proxy
 from tests.batch.support import OUTPUTS, answers, table, write
 from tidemill.batch import RunReport, ScoreOptions, score
+from tidemill.batch.jobs.recall import recall
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.retry import dead_letters_of
 from tidemill.batch.stores.left import abandoned_objects, remove_objects
-from tidemill.errors import ConfigError, RunError, SinkError, SourceError
+from tidemill.errors import ConfigError, NotFound, RunError, SinkError, SourceError
 
 SINKS = ["out", "out/", "deep/down/out", "out.parquet", "out.csv", "out.jsonl", "a b/ü.parquet"]
 ROWS = 3000
@@ -122,6 +123,16 @@ def test_the_output_that_was_replaced_stays_for_its_readers_until_the_next_commi
     assert {f"out/{f.entry.name}" for f in found} == generations[1]
     remove_objects(found)
     assert len(read(bucket, "out")) == ROWS - 3
+
+
+@pytest.mark.parametrize("sink", ["out", "out.csv"])
+def test_its_run_is_taken_up_into_the_index(package: Path, bucket: Bucket, source: Path, sink: str) -> None:
+    report = score(package, source, f"{bucket.uri}/{sink}", ScoreOptions(run_id="r1"))
+    for place in (f"{bucket.uri}/{sink}", report.manifest):
+        record = recall(place)
+        assert (record.run_id, record.state, record.read, record.manifest) == ("r1", "done", ROWS, report.manifest)
+    with pytest.raises(NotFound, match="neither an output with a manifest"):
+        recall(f"{bucket.uri}/nothing")
 
 
 def test_an_object_that_is_replaced_takes_its_letters_along(

@@ -9,7 +9,7 @@ import msgspec
 from tidemill.batch.blobs import remote
 from tidemill.batch.jobs.index import RunRecord, now
 from tidemill.batch.ledger import decode_kept
-from tidemill.batch.manifest import RunManifest
+from tidemill.batch.manifest import RunManifest, find_manifest
 from tidemill.batch.plan import Plan
 from tidemill.batch.run import HELD
 from tidemill.batch.stage import Stage, open_stage
@@ -20,12 +20,12 @@ __all__ = ["recall"]
 
 def recall(place: str) -> RunRecord:
     """The record of the run whose output, manifest or stage this is. Raises NotFound, RunError where it is damaged."""
+    found = find_manifest(place)
+    if found is not None:
+        where, manifest = found
+        return _of_manifest(decode_kept(manifest, RunManifest, where), where)
     if not remote(place):
         path = Path(place).absolute()
-        for manifest in (path, path / "_tidemill" / "manifest.json", Path(f"{path}.manifest.json")):
-            if manifest.suffix == ".json" and manifest.is_file():
-                found = decode_kept(manifest.read_bytes(), RunManifest, str(manifest))
-                return _of_manifest(found, str(manifest))
         if not path.is_dir():
             raise NotFound(f"{place}: neither an output with a manifest, nor a manifest, nor a stage")
         place = str(path)
@@ -38,7 +38,7 @@ def recall(place: str) -> RunRecord:
 
 def _of_manifest(manifest: RunManifest, where: str) -> RunRecord:
     if manifest.state != "done":
-        raise RunError(f"{where}: is of a run that is {manifest.state}; give its stage, {Path(where).parent}")
+        raise RunError(f"{where}: is of a run that is {manifest.state}; give its stage, {where.rpartition('/')[0]}")
     return msgspec.structs.replace(
         _common(manifest.plan),
         job=manifest.job,

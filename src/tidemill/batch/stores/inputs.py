@@ -47,17 +47,19 @@ def find_objects(place: Place, asked: Asked) -> Found:
     return Found(root, one_format(place.shown, names), files, Origin(kind="files", uri=place.shown, read=read))
 
 
-def read_manifest(uri: str) -> bytes | None:
-    """The manifest of the output at a prefix or an object of a store, or the one that lies there itself.
-
-    None where there is none. Raises SourceError, ConfigError, MissingExtra.
+def read_manifest(uri: str) -> tuple[str, bytes] | None:
+    """The manifest of the output at a prefix or an object of a store, or the one that lies there itself: where, and its
+    bytes. None where there is none. Raises SourceError, ConfigError, MissingExtra.
     """
     above, _, name = uri.rstrip("/").rpartition("/")
     if name.endswith(".json"):
-        return Objects(above, SourceError).get(name)
-    if sink_format(uri)[1]:
-        return Objects(uri, SourceError).get(MANIFEST)
-    return Objects(above, SourceError).get(manifest_beside(name))
+        objects = Objects(above, SourceError)
+    elif sink_format(uri)[1]:
+        objects, name = Objects(uri, SourceError), MANIFEST
+    else:
+        objects, name = Objects(above, SourceError), manifest_beside(name)
+    data = objects.get(name)
+    return None if data is None else (f"{objects.uri}/{name}", data)
 
 
 class _Part(msgspec.Struct):
