@@ -47,6 +47,8 @@ def _round(
         "loop": [sys.executable, ROOT / "benchmarks/postgres_handwritten.py", trained.onnx, uri, "customers", "loop"],
         "tidemill": [BIN / "tidemill", "score", trained.package, f"{uri}?table=customers", f"{uri}?table=tidemill"],
     }
+    # What a run keeps while it goes, and its manifest, lie with the rest of a benchmark.
+    commands["tidemill"] += ["--stage", out / "postgres-stage"]
     scores = []
     for program, command in commands.items():
         sql.execute(f'DROP TABLE IF EXISTS "{program}"'.encode())
