@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from tidemill.batch.columns import wanted_columns
 from tidemill.batch.inputs import Asked, find_input
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import parse_place
-from tidemill.batch.plan import build_plan, make_job, wanted_columns
+from tidemill.batch.plan import build_plan, make_job
 from tidemill.batch.shard import read_piece
 from tidemill.batch.targets import open_target
 from tidemill.errors import InputError, SourceError

@@ -6,8 +6,9 @@ import math
 
 import msgspec
 
+from tidemill.batch.columns import model_columns
 from tidemill.batch.paging import CHUNK_BYTES
-from tidemill.batch.plan import Plan, model_columns
+from tidemill.batch.plan import Plan
 from tidemill.batch.shard import read_piece
 from tidemill.errors import SourceError
 from tidemill.model.samples import read_samples

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tidemill.errors import Problem
 
-__all__ = ["DeadLetters", "dead_schema"]
+__all__ = ["DEAD_COLUMNS", "DeadLetters", "dead_schema"]
 
 _PROBLEM = pa.struct([("code", pa.string()), ("field", pa.string()), ("message", pa.string())])
 _WHY = pa.schema(
@@ -24,6 +24,7 @@ _WHY = pa.schema(
         ("_problems", pa.list_(_PROBLEM)),
     ]
 )
+DEAD_COLUMNS = tuple(_WHY.names)
 
 
 def dead_schema(read: pa.Schema) -> pa.Schema:

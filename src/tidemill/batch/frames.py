@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tidemill.batch.plan import model_columns
+from tidemill.batch.columns import model_columns
 from tidemill.errors import ConfigError, InputError, listing
 from tidemill.model.package import open_package
 from tidemill.prediction.columns import output_arrays, output_schema, where_answered

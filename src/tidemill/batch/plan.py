@@ -17,6 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from tidemill.batch.blobs import blob
+from tidemill.batch.columns import (
+    common_schema,
+    copied_columns,
+    model_columns,
+    partition_schema,
+    wanted_types,
+    with_partitions,
+)
+from tidemill.batch.dead import DEAD_COLUMNS
 from tidemill.batch.inputs import Found, Origin
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
@@ -39,15 +48,12 @@ __all__ = [
     "differences",
     "job_differences",
     "make_job",
-    "model_columns",
     "package_id",
-    "wanted_columns",
 ]
 
 # A shard is the unit of retry and commit: small enough to lose, large enough that sealing it costs nothing.
 SHARD_ROWS = 500_000
 SHARD_BYTES = 128 << 20
-DEAD_COLUMNS = ("_file", "_row", "_code", "_field", "_message", "_problems")
 
 
 class PlannedFile(Config, frozen=True, kw_only=True):
@@ -161,15 +167,6 @@ def package_id(live: Live) -> PackageId:
     return PackageId(name=manifest.name, version=manifest.version, fingerprint=live.fingerprint)
 
 
-def wanted_columns(inputs: Sequence[Input], pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
-    """Of the columns that are there, those that the model reads or that are copied. Raises ConfigError, SourceError."""
-    wanted = model_columns(inputs, present)
-    missing = [n for n in wanted if n not in present]
-    if missing:
-        raise SourceError(f"column {missing[0]!r} is missing; there are {listing(present)}")
-    return list(dict.fromkeys([*wanted, *_copied(pass_through, present)]))
-
-
 def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     """Look at every file and lay out the run, without reading rows.
 
@@ -179,14 +176,14 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     manifest = live.package.manifest
     files = found.files
     snapshots, examined = _examine(found, manifest.inputs)
-    partitions = _partition_schema(found, manifest.inputs)
-    schemas = [_with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
-    copied = _copied(job.pass_through, schemas[0].names)
+    partitions = partition_schema(found, manifest.inputs)
+    schemas = [with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
+    copied = copied_columns(job.pass_through, schemas[0].names)
     wanted = model_columns(manifest.inputs, schemas[0].names)
     wanted += [n for n in copied if n not in wanted]
     if found.format == "listing" and PATH not in wanted:
         wanted.append(PATH)  # a dead letter without it could not be told from others
-    read = _common_schema(schemas, wanted, manifest.inputs, files, found.format)
+    read = common_schema(schemas, wanted, manifest.inputs, files, found.format)
     _check_names(job, manifest.outputs, read, copied)
     return Plan(
         format=1,
@@ -268,7 +265,7 @@ def _shown(value: object) -> str:
 
 
 def _examine(found: Found, inputs: Sequence[Input]) -> tuple[list[Snapshot], list[Examined]]:
-    types = _wanted_types(inputs)
+    types = wanted_types(inputs)
     reader = source(found.format)
 
     def look(named: InputFile) -> tuple[Snapshot, Examined]:
@@ -282,103 +279,6 @@ def _examine(found: Found, inputs: Sequence[Input]) -> tuple[list[Snapshot], lis
     with ThreadPoolExecutor(8) as pool:
         looked = list(pool.map(look, found.files))
     return [s for s, _ in looked], [e for _, e in looked]
-
-
-def _wanted_types(inputs: Sequence[Input]) -> dict[str, pa.DataType]:
-    """What the model wants of the columns that it names, in formats that carry no types: tensors as lists of any
-    length, whose shape is for intake to check.
-    """
-    types: dict[str, pa.DataType] = {}
-    for one in inputs:
-        types[one.name] = one.type.arrow()
-        for _ in one.shape[1:]:
-            types[one.name] = pa.list_(types[one.name])
-        types |= {c.name: one.type.arrow() for c in one.columns}
-    return types
-
-
-def model_columns(inputs: Sequence[Input], present: Sequence[str]) -> list[str]:
-    """The columns that the path's intake will look for, given those that are there."""
-    return [
-        name
-        for one in inputs
-        for name in ([one.name] if one.name in present or not one.columns else [c.name for c in one.columns])
-    ]
-
-
-def _copied(pass_through: Sequence[str], present: Sequence[str]) -> list[str]:
-    if "*" in pass_through:
-        return list(present)
-    absent = [n for n in pass_through if n not in present]
-    if absent:
-        raise ConfigError(f"pass-through column {absent[0]!r} is not in the input, which has {listing(present)}")
-    return list(dict.fromkeys(pass_through))
-
-
-def _partition_schema(found: Found, inputs: Sequence[Input]) -> pa.Schema:
-    """Partition keys as columns: the model's type where it reads one, else the one that is known, else integers where
-    all are, else text.
-    """
-    files = found.files
-    wanted = {i.name: i.type.arrow() for i in inputs if len(i.shape) == 1}
-    wanted |= {c.name: i.type.arrow() for i in inputs for c in i.columns}
-    fields = []
-    for key in dict.fromkeys(k for f in files for k in f.partition):
-        values = [f.partition.get(key) for f in files]
-        whole = all(v is None or _is_integer(v) for v in values) and any(v is not None for v in values)
-        usual = pa.type_for_alias(found.partition_types.get(key, "int64" if whole else "string"))
-        fields.append(pa.field(key, wanted.get(key, usual)))
-    return pa.schema(fields)
-
-
-def _is_integer(text: str) -> bool:
-    digits = text.removeprefix("-")
-    # "007" is a code, not a number.
-    return digits.isascii() and digits.isdigit() and len(digits) < 19 and (digits == "0" or digits[0] != "0")
-
-
-def _with_partitions(schema: pa.Schema, file: InputFile, partitions: pa.Schema) -> pa.Schema:
-    """The file's own columns and, where it has none of that name, its partition keys."""
-    for field in partitions:
-        if field.name in file.partition and field.name not in schema.names:
-            schema = schema.append(field)
-    return schema
-
-
-def _common_schema(
-    schemas: Sequence[pa.Schema],
-    wanted: Sequence[str],
-    inputs: Sequence[Input],
-    files: Sequence[InputFile],
-    format_: SourceFormat,
-) -> pa.Schema:
-    """The wanted columns in a type that holds those of every file."""
-    types = _wanted_types(inputs)
-    optional = {i.name for i in inputs if i.nullable} | {c.name for i in inputs for c in i.columns if c.nullable}
-    fields = []
-    for name in wanted:
-        field: pa.Field | None = None
-        for schema, file in zip(schemas, files, strict=True):
-            if name not in schema.names:
-                # In JSON lines a missing key is a null: a key that no line of the head holds may still be meant so.
-                if format_ == "jsonl" and (name in optional or len(schema) == 0):
-                    continue
-                raise SourceError(f"{file.name}: column {name!r} is missing; it has {listing(schema.names)}")
-            try:
-                found = schema.field(name).with_nullable(True).remove_metadata()
-                field = found if field is None else _wider(field, found)
-            except pa.ArrowException as error:
-                raise SourceError(
-                    f"{file.name}: column {name!r} does not fit that of the other files: {error}"
-                ) from None
-        fields.append(field if field is not None else pa.field(name, types.get(name, pa.string())))
-    return pa.schema(fields)
-
-
-def _wider(a: pa.Field, b: pa.Field) -> pa.Field:
-    if a.type == b.type:
-        return a
-    return pa.unify_schemas([pa.schema([a]), pa.schema([b])], promote_options="permissive").field(0)
 
 
 def _check_names(job: Job, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from tidemill.batch.blobs import remote
 from tidemill.batch.calls import settled
+from tidemill.batch.columns import wanted_columns
 from tidemill.batch.engines.base import Work
 from tidemill.batch.inputs import Asked, Found, Origin, find_input
 from tidemill.batch.ledger import decode_kept
@@ -31,7 +32,6 @@ from tidemill.batch.plan import (
     job_differences,
     make_job,
     package_id,
-    wanted_columns,
 )
 from tidemill.batch.run import Observer, report, run_plan
 from tidemill.batch.stage import Stage, open_stage

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tidemill.batch.columns import model_columns
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.paging import CHUNK_BYTES
-from tidemill.batch.plan import Plan, model_columns
+from tidemill.batch.plan import Plan
 from tidemill.batch.scoring import AHEAD, Scored, Scorer, misread
 from tidemill.batch.workers.channel import Begin
 from tidemill.batch.workers.limits import Limits
