@@ -16,7 +16,7 @@ from tidemill.batch.engines.options import EngineOptions
 from tidemill.batch.jobs.gate import Gate
 from tidemill.batch.jobs.hooks import Hooks
 from tidemill.batch.jobs.metrics import Metrics
-from tidemill.batch.options import RUN_ID, ScoreOptions
+from tidemill.batch.options import RUN_ID, Positive, ScoreOptions, Seconds
 from tidemill.batch.places import Mode, parse_place
 from tidemill.batch.targets.base import Guarantee
 from tidemill.config import Config, decode
@@ -25,8 +25,6 @@ from tidemill.errors import ConfigError
 __all__ = ["GROUPED", "EngineTable", "Errors", "Job", "JobFile", "Limits", "read_job"]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z"
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Option = str | bool | int | float
 # Schemes whose body is a path of this machine where no `//` follows.
 _PATHS = frozenset({"", "delta", "duckdb", "files", "parquet", "sqlite"})

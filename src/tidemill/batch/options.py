@@ -10,7 +10,7 @@ from tidemill.batch.engines.options import EngineOptions
 from tidemill.batch.places import Mode
 from tidemill.config import Config
 
-__all__ = ["Progress", "RunReport", "ScoreOptions"]
+__all__ = ["RUN_ID", "Positive", "Progress", "RunReport", "ScoreOptions", "Seconds"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
 Positive = Annotated[int, msgspec.Meta(ge=1)]

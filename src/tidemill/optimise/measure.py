@@ -72,7 +72,7 @@ def time_all(lives: Mapping[str, Live], rows: Rows) -> dict[str, Timing]:
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> Spread:
-    """Round by round."""
+    """How many times as quick `of` is as `to`, round by round."""
     low, middle, high = np.quantile(np.array(of) / np.array(to), [0.25, 0.5, 0.75])
     return Spread(low=float(low), middle=float(middle), high=float(high))
 

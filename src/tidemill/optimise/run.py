@@ -108,8 +108,11 @@ class _Trial:
 
     def judged(self, options: OptimiseOptions, unused: Mapping[str, str]) -> Report:
         """Time everyone, and say what is worth having."""
-        again = Live(self.parent, Live.open(self.parent).runtime)
-        lives = {_PARENT: self.live, _AGAIN: again, **{name: form.live for name, form in self.forms.items()}}
+        lives = {
+            _PARENT: self.live,
+            _AGAIN: Live.open(self.parent),
+            **{name: form.live for name, form in self.forms.items()},
+        }
         timings = time_all(lives, self.data.rows)
         base = timings[_PARENT]
         batch_noise = noise(ratio(timings[_AGAIN].rates, base.rates))
@@ -242,7 +245,9 @@ def _figures(live: Live, metric: float, timing: Timing) -> Figures:
 
 
 def differences(expected: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, float]:
-    """Infinite where one of both is no number, or has another shape."""
+    """How far two packages' answers to the same rows are apart: of each float output the greatest difference (infinite
+    where one of both is no number, or has another shape), of others the share of rows that differ.
+    """
     found = {}
     for name in expected.keys() & given.keys():
         want, got = expected[name], given[name]

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class ObjectStage:
             return found
         for file in found.files:
             self._objects.put(f"spool/{file.name}", self.spool / file.name)
-        shared = Found(f"{self.where}/spool", found.format, found.files, found.origin)
+        shared = replace(found, root=f"{self.where}/spool")
         self._objects.put(_SHARED, msgspec.json.encode(shared))
         shutil.rmtree(self.spool)
         return shared

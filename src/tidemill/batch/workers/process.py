@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -52,6 +53,13 @@ class Answer:
     stop: int
     table: pa.RecordBatch | None
     problems: list[Problem]
+
+
+class _End(NamedTuple):
+    """Why there is no reply: the code of a Death, and what became of the process, in words."""
+
+    code: str
+    told: str
 
 
 class Process:
@@ -98,11 +106,10 @@ class Process:
             self.start()
             self._channel.send(Ask(start=start, stop=stop), (chunk.fd,))
         got = self._wait(until)
-        if isinstance(got, str):
-            code, message = got.split(": ", 1)
+        if isinstance(got, _End):
             at = self._heartbeat.at()
             first, last = (start + at.first, start + at.last) if at is not None else (start, stop)
-            return Death(code, message, first, last, self._fresh)
+            return Death(got.code, got.told, first, last, self._fresh)
         reply, fds = got
         self._fresh = False
         if isinstance(reply, Misread):
@@ -153,8 +160,8 @@ class Process:
         except OSError:
             return f"it {ending(self._popen.wait())}"
         got = self._wait(time.monotonic() + START_SECONDS, starting=True)
-        if isinstance(got, str):
-            return f"it {got.split(': ', 1)[1]}"
+        if isinstance(got, _End):
+            return f"it {got.told}"
         message = got[0]
         if isinstance(message, Unable):
             raise RunError(f"a worker process cannot answer: {message.text}")
@@ -162,8 +169,8 @@ class Process:
         self._memory = self._limits.memory or _fair_share(self._popen.pid, self._limits.share)
         return None
 
-    def _wait(self, until: float, *, starting: bool = False) -> tuple[Message, list[int]] | str:
-        """The reply, or why there is none, as `code: text`."""
+    def _wait(self, until: float, *, starting: bool = False) -> tuple[Message, list[int]] | _End:
+        """The reply, or why there is none."""
         popen = self._popen
         assert popen is not None  # noqa: S101 - asked only while there is one
         poller = select.poll()
@@ -179,7 +186,7 @@ class Process:
             if popen.poll() is not None:
                 code = popen.returncode
                 self.kill()
-                return f"worker_died: {ending(code)}"
+                return _End("worker_died", ending(code))
             if self._stopping.is_set():
                 self.kill()
                 raise Stopped
@@ -190,20 +197,21 @@ class Process:
             if time.monotonic() > until:
                 self.kill()
                 if starting:
-                    return f"timeout: was not ready within {START_SECONDS:g} s"
+                    return _End("timeout", f"was not ready within {START_SECONDS:g} s")
                 raise OutOfTime
 
-    def _over(self, pid: int, starting: bool) -> str | None:
+    def _over(self, pid: int, starting: bool) -> _End | None:
         """What it does that it may not."""
         limits = self._limits
         if self._memory is not None:
             taken = private_memory(pid)
             if taken is not None and taken > self._memory:
-                return f"out_of_memory: took {taken / 1e6:,.0f} MB of memory, may have {self._memory / 1e6:,.0f} MB"
+                told = f"took {taken / 1e6:,.0f} MB of memory, may have {self._memory / 1e6:,.0f} MB"
+                return _End("out_of_memory", told)
         if limits.call_timeout is not None and not starting:
             at = self._heartbeat.at()
             if at is not None and time.monotonic_ns() - at.since > limits.call_timeout * 1e9:
-                return f"timeout: did not answer within {limits.call_timeout:g} s"
+                return _End("timeout", f"did not answer within {limits.call_timeout:g} s")
         return None
 
 

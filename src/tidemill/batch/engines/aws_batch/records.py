@@ -9,9 +9,10 @@ import msgspec
 from tidemill.batch.engines.aws_batch.package import Packed
 from tidemill.batch.job import Job
 from tidemill.batch.jobs.index import RunRecord
+from tidemill.batch.ledger import decode_kept
 from tidemill.batch.stage import Stage
 from tidemill.config import Config
-from tidemill.errors import NotFound, RunError
+from tidemill.errors import NotFound
 
 __all__ = [
     "ORDER",
@@ -94,9 +95,4 @@ def read_record(root: Stage, name: str, type_: type[T]) -> T:
     data = root.get(name)
     if data is None:
         raise NotFound(f"{root.where}: holds no {name}; it is not the root of a run that was submitted to AWS Batch")
-    try:
-        return msgspec.json.decode(data, type=type_)
-    except msgspec.DecodeError as error:
-        raise RunError(
-            f"{root.where}/{name}: cannot be understood ({error}); it was damaged or made by another version"
-        ) from None
+    return decode_kept(data, type_, f"{root.where}/{name}")
