@@ -15,7 +15,7 @@ from tidemill.optimise import cpu
 from tidemill.optimise.options import Quantisation
 from tidemill.rows import Array
 
-__all__ = ["QUANTISERS", "quantisable"]
+__all__ = ["QUANTISERS", "quantisable", "quantised"]
 
 _PRODUCTS = {"Gemm", "MatMul", "Conv", "ConvTranspose", "LSTM", "GRU", "RNN", "Attention", "EmbedLayerNormalization"}
 _CALIBRATION_ROWS = 128

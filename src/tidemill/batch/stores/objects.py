@@ -59,11 +59,6 @@ class Objects:
     def __reduce__(self) -> tuple[type[Objects], tuple[str, type[RunError]]]:
         return Objects, (self.uri, self.error)
 
-    @property
-    def store(self) -> ObjectStore:
-        """The bucket itself."""
-        return self._store
-
     def key(self, name: str) -> str:
         """The whole key of a name below the prefix."""
         return f"{self.prefix}/{name}" if self.prefix else name
@@ -102,7 +97,7 @@ class Objects:
                 found = obstore.get(self._store, self.key(name), options={"head": True}).attributes
             except FileNotFoundError:
                 return None
-            return {str(k).lower(): str(v) for k, v in found.items()}
+            return _plain(found)
 
         return self._tried(name, "looked at", headed)
 
@@ -162,7 +157,7 @@ class Objects:
                 found += len(data)
             if found != size:
                 raise ConnectionError(f"{found} of {size} bytes came")
-            return digest.hexdigest(), {str(k).lower(): str(v) for k, v in attributes.items()}
+            return digest.hexdigest(), _plain(attributes)
 
         return self._tried(name, "fetched", fetched)
 
@@ -226,22 +221,27 @@ class Objects:
         """Put a file there in one request, if there is no object, or still the one that `was` there. Whether it is
         there afterwards, no error tells.
         """
-        import obstore
         from obstore.exceptions import BaseError
 
         mode = "create" if was is None else _still(was)
         try:
             with _mapped(path) as data:
-                obstore.put(
-                    self._store,
-                    self.key(name),
-                    data,
-                    attributes=dict(attributes),
-                    mode=mode,  # type: ignore[arg-type]
-                    use_multipart=False,
-                )
+                self._put(name, data, mode, attributes)
         except (BaseError, OSError, ValueError) as error:
             raise self._failed(name, "written", error) from error
+
+    def _put(self, name: str, data: bytes | mmap.mmap, mode: object, attributes: Mapping[str, str] | None) -> None:
+        """One conditional request."""
+        import obstore
+
+        obstore.put(
+            self._store,
+            self.key(name),
+            data,
+            attributes=dict(attributes or {}),
+            mode=mode,  # type: ignore[arg-type]
+            use_multipart=False,
+        )
 
     def _settled(
         self,
@@ -254,20 +254,12 @@ class Objects:
         """A conditional write that ends in one of two ways. `still_free` tells, after a failure that left no `data`
         there, whether the condition may yet hold.
         """
-        import obstore
         from obstore.exceptions import BaseError
 
         last: BaseException | None = None
         for _ in _tries():
             try:
-                obstore.put(
-                    self._store,
-                    self.key(name),
-                    data,
-                    attributes=dict(attributes or {}),
-                    mode=mode,  # type: ignore[arg-type]
-                    use_multipart=False,
-                )
+                self._put(name, data, mode, attributes)
             except FileNotFoundError as error:
                 raise self._failed(name, "written", error) from error
             except (BaseError, OSError, ValueError) as error:
@@ -325,6 +317,11 @@ class Objects:
             version=None if version is None else str(version),
             modified=modified,
         )
+
+
+def _plain(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Stores differ in the case of names."""
+    return {str(k).lower(): str(v) for k, v in attributes.items()}
 
 
 def _still(was: Entry) -> dict[str, str]:
