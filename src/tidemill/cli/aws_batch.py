@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from tidemill.cli.console import emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import show_report
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["cancelled", "logs", "status", "submit"]
 
 Run = Annotated[str, typer.Argument(metavar="ID", help="The run's id, or its root (s3://bucket/prefix/ID).")]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
 def submit(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tidemill.errors import ConfigError
 
-__all__ = ["emit_json", "errors", "names", "output", "pairs", "table"]
+__all__ = ["Json", "emit_json", "errors", "names", "output", "pairs", "table"]
 
+Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 # A pipe has no width; rows that wrap at 80 cannot be read by grep.
 PIPE_WIDTH = 200
 

@@ -8,7 +8,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from tidemill.cli.console import emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 
 __all__ = ["gc"]
@@ -24,7 +24,7 @@ def gc(
     ] = None,
     older_than: Annotated[str, typer.Option(metavar="AGE", help="Untouched for that long: 12h, 7d, 2w.")] = "7d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Remove abandoned stages, uploads that were never completed and, without PLACE, records of runs long ended.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from tidemill.cli.console import emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table
 
 __all__ = ["inspect"]
 
@@ -17,7 +17,7 @@ SHOWN_CATEGORIES = 6
 
 def inspect(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The package.")],
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show a package's signature, runtime, origin and files; every file's digest is checked."""
     from tidemill.model.package import open_package

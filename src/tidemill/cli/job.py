@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.aws_batch import submit
-from tidemill.cli.console import emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import run_shown
 
@@ -24,7 +24,6 @@ Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Replace a field of the file, as errors.max_rate=0.01."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 job = typer.Typer(no_args_is_help=True, help="Runs that are made again and again, each as its job file says.")
 

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.aws_batch import cancelled, logs, status
-from tidemill.cli.console import emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import warn
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The run's id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 run = typer.Typer(
     no_args_is_help=True,
