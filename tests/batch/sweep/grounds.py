@@ -89,13 +89,19 @@ def files(name: str) -> Callable[..., Ground]:
         directory = "." not in name
         reader = "read_json" if name.endswith("jsonl") else "read_csv" if name.endswith("csv") else "read_parquet"
         where = f"{out}/*.parquet" if directory else str(out)
+
+        def found() -> list[int] | None:
+            if name.endswith("arrow"):  # which DuckDB does not read
+                return sorted(pl.read_ipc(out)["id"].to_list()) if out.exists() else None
+            return read(f"select id from {reader}('{where}')")
+
         letters = f"{out}/_tidemill/dead/*.parquet" if directory else f"{out}.dead.parquet"
         return ground(
             place,
             package,
             str(out),
             old,
-            lambda: read(f"select id from {reader}('{where}')"),
+            found,
             lambda: read(f"select id from '{letters}'") or [],
         )
 

@@ -60,7 +60,7 @@ def test_a_stuck_worker_ends_with_its_driver(tmp_path: Path, end: signal.Signals
 
 
 def test_a_worker_that_somebody_kills_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_MODEL_SLEEP", "0.02")
+    monkeypatch.setenv("TEST_MODEL_SLEEP", "0.06")
     package = poisonous(tmp_path / "package")
     source = rows_with(10_000, {}, tmp_path / "in.parquet")
     killed: list[int] = []

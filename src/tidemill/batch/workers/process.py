@@ -142,9 +142,10 @@ class Process:
         with theirs:
             fds = (theirs.fileno(), page.fd)
             try:
-                # Its own session: Ctrl-C is for the driver. What a model prints is not the driver's report.
+                # Its own session: Ctrl-C is for the driver. What a model prints is not the driver's report, and is told at once:
+                # a process that is killed has no time to.
                 self._popen = subprocess.Popen(
-                    [sys.executable, "-P", "-m", PROGRAM, *map(str, fds)],
+                    [sys.executable, "-u", "-P", "-m", PROGRAM, *map(str, fds)],
                     stdin=subprocess.DEVNULL,
                     stdout=2,
                     pass_fds=fds,

@@ -331,10 +331,11 @@ def _shrunk(options: AutoscalingOptions, state: State, seen: Observation, wanted
     delay = options.down_delay * state.patience
     if now - since < delay:
         return state, Decision(current, "delay", f"{wanted.reason}; {now - since:.3g} of {delay:g} s")
+    # Of those that were enough some may have gone since: giving up never orders any.
     calm = state.grown_at is None or now - state.grown_at > CALM * _regret(options)
     patience = 1 if calm else state.patience
     return replace(state, fewer_since=None, shrunk_at=now, patience=patience), Decision(
-        state.fewer, "idle", wanted.reason
+        min(state.fewer, current), "idle", wanted.reason
     )
 
 
