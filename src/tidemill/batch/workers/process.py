@@ -142,8 +142,8 @@ class Process:
         with theirs:
             fds = (theirs.fileno(), page.fd)
             try:
-                # Its own session: Ctrl-C is for the driver. What a model prints is not the driver's report, and is told at once:
-                # a process that is killed has no time to.
+                # Its own session: Ctrl-C is for the driver. What a model prints is not the driver's report, and is
+                # told at once: a process that is killed has no time to.
                 self._popen = subprocess.Popen(
                     [sys.executable, "-u", "-P", "-m", PROGRAM, *map(str, fds)],
                     stdin=subprocess.DEVNULL,
