@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.dataset import dataset
 
-from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
+from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, find_in_file
 from tidemill.batch.databases.names import TableName, quoted
-from tidemill.batch.databases.reading import Reading, reading
+from tidemill.batch.databases.reading import Reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
-from tidemill.batch.spool import copy, finish, spooled
-from tidemill.errors import ConfigError, MissingExtra, SourceError, first_line
+from tidemill.batch.spool import copy, finish
+from tidemill.errors import MissingExtra
 
 __all__ = ["DuckdbTarget", "find_duckdb"]
 
@@ -39,23 +39,14 @@ def find_duckdb(place: Place, asked: Asked) -> Found | None:
 
     Raises ConfigError for options that do not fit, SourceError for what cannot be read.
     """
-    ask, rest = reading(place, partitions=False)
-    if rest:
-        raise ConfigError(f"{place.shown}: unknown option {next(iter(rest))!r}; expected table, query or where")
-    path, duckdb = database_path(place), _module()
-    if asked.spool is None:
-        return None
-    found = spooled(asked.spool)
-    if found is not None:
-        return found
-    if not path.is_file():
-        raise SourceError(f"{place.shown}: no such file")
-    try:
+    duckdb = _module()
+
+    def read(path: Path, ask: Reading, spool: Path) -> Found:
         with duckdb.connect(path, read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            return _read(connection, place, ask, asked, asked.spool)
-    except duckdb.Error as error:
-        raise SourceError(f"{place.shown}: {first_line(error)}") from None
+            return _read(connection, place, ask, asked, spool)
+
+    return find_in_file(place, asked, read, (duckdb.Error,))
 
 
 def _read(connection: Any, place: Place, ask: Reading, asked: Asked, spool: Path) -> Found:

@@ -14,16 +14,19 @@ import msgspec
 import pyarrow as pa
 
 from tidemill.batch.databases.names import TableName, quoted, quoted_list, table_name
+from tidemill.batch.databases.reading import Reading, reading
 from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
+from tidemill.batch.inputs import Asked, Found
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
+from tidemill.batch.spool import spooled
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication, run_stage
-from tidemill.errors import ConfigError, RunError, SinkError, first_line, listing
+from tidemill.errors import ConfigError, RunError, SinkError, SourceError, first_line, listing
 
-__all__ = ["Column", "Dialect", "LocalTable", "LocalTarget", "database_path"]
+__all__ = ["Column", "Dialect", "LocalTable", "LocalTarget", "database_path", "find_in_file"]
 
 # Seconds that a commit waits for others to let go of the file.
 _PATIENCE = 30.0
@@ -91,6 +94,30 @@ class Dialect(Protocol):
     def changed(self, result: Any) -> int:
         """The rows that an INSERT has written."""
         ...
+
+
+def find_in_file(
+    place: Place, asked: Asked, read: Callable[[Path, Reading, Path], Found], errors: tuple[type[Exception], ...]
+) -> Found | None:
+    """The rows of a table or a query of a database file, in the spool: `read` is given file, question and spool.
+
+    Raises ConfigError for options that do not fit, SourceError for what cannot be read: `errors` are the library's.
+    """
+    ask, rest = reading(place, partitions=False)
+    if rest:
+        raise ConfigError(f"{place.shown}: unknown option {next(iter(rest))!r}; expected table, query or where")
+    path = database_path(place)
+    if asked.spool is None:
+        return None
+    found = spooled(asked.spool)
+    if found is not None:
+        return found
+    if not path.is_file():
+        raise SourceError(f"{place.shown}: no such file")
+    try:
+        return read(path, ask, asked.spool)
+    except errors as error:
+        raise SourceError(f"{place.shown}: {first_line(error)}") from None
 
 
 def database_path(place: Place) -> Path:

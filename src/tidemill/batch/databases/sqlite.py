@@ -6,20 +6,21 @@ import datetime
 import decimal
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
-from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, database_path
+from tidemill.batch.databases.local import Column, LocalTable, LocalTarget, find_in_file
 from tidemill.batch.databases.names import TableName, quoted, quoted_list
-from tidemill.batch.databases.reading import Reading, reading
+from tidemill.batch.databases.reading import Reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.sinks.parquet import read_part
-from tidemill.batch.spool import copy, finish, spooled
-from tidemill.errors import ConfigError, SinkError, SourceError, first_line
+from tidemill.batch.spool import copy, finish
+from tidemill.errors import ConfigError, SinkError, SourceError
 
 __all__ = ["SqliteTarget", "find_sqlite"]
 
@@ -35,29 +36,15 @@ def find_sqlite(place: Place, asked: Asked) -> Found | None:
 
     Raises ConfigError for options that do not fit, SourceError for what cannot be read.
     """
-    ask, rest = reading(place, partitions=False)
-    if rest:
-        raise ConfigError(f"{place.shown}: unknown option {next(iter(rest))!r}; expected table, query or where")
-    path = database_path(place)
-    if asked.spool is None:
-        return None
-    found = spooled(asked.spool)
-    if found is not None:
-        return found
-    if not path.is_file():
-        raise SourceError(f"{place.shown}: no such file")
-    try:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_SECONDS
-        )
-        try:
+
+    def read(path: Path, ask: Reading, spool: Path) -> Found:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)) as connection:
             # Its first SELECT begins the snapshot.
             connection.execute("BEGIN")
-            return _read(connection, place, ask, asked, asked.spool)
-        finally:
-            connection.close()
-    except (sqlite3.Error, OverflowError) as error:
-        raise SourceError(f"{place.shown}: {first_line(error)}") from None
+            return _read(connection, place, ask, asked, spool)
+
+    return find_in_file(place, asked, read, (sqlite3.Error, OverflowError))
 
 
 def _read(connection: sqlite3.Connection, place: Place, ask: Reading, asked: Asked, spool: Path) -> Found:
