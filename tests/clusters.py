@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).parents[1]
+# A transform that does something the first time that it meets the row whose c is 77; `flag` is the file by which it
+# knows.
+ONCE = """
+import os, signal, time
+
+def before(rows):
+    if (rows["x"][:, 2] == 77).any():
+        try:
+            os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            pass
+        else:
+            {what}
+    return rows
+"""
 # Two hosts, since Spark gives no second attempt at a task to the host that has the first.
 HOSTS = ("127.0.0.2", "127.0.0.3")
 # Quick to start rather than quick to run.

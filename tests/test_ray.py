@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from tests.batch.support import answers, make_package, table
+from tests.clusters import ONCE
 from tests.packages import make
 from tidemill.errors import ConfigError, InputError
 from tidemill.model.signature import Input, Output
@@ -74,24 +75,11 @@ def test_every_row_is_answered_as_the_local_engine_answers_it(package: Path) -> 
     check(taken(score(dataset(), package)))
 
 
-ONCE = """
-import os, signal
-
-def before(rows):
-    if (rows["x"][:, 2] == 77).any():
-        try:
-            os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return rows
-"""
-
-
 def test_an_actor_that_is_killed_changes_nothing(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
-    package = make_package(tmp_path / "package", transform=ONCE.format(flag=str(flag)))
+    package = make_package(
+        tmp_path / "package", transform=ONCE.format(flag=str(flag), what="os.kill(os.getpid(), signal.SIGKILL)")
+    )
     check(taken(score(dataset(), package)))
     assert flag.exists()
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.batch.support import make_package, table
+from tests.clusters import ONCE
 from tests.packages import make
 from tidemill.batch import ScoreOptions
 from tidemill.batch import score as score_files
@@ -116,21 +117,6 @@ def test_split_asks_the_model_once(spark: SparkSession, source: Path, tmp_path: 
 def test_split_of_something_else(spark: SparkSession) -> None:
     with pytest.raises(InputError, match="the frame has no column '_status'"):
         split(spark.range(3))
-
-
-ONCE = """
-import os, signal, time
-
-def before(rows):
-    if (rows["x"][:, 2] == 77).any():
-        try:
-            os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            {what}
-    return rows
-"""
 
 
 @pytest.mark.parametrize("what", ["os.kill(os.getpid(), signal.SIGKILL)", "time.sleep(60)"])

@@ -15,7 +15,7 @@ import pytest
 
 from tests.batch.databases.server import Server
 from tests.batch.support import child, make_package, table, write
-from tests.clusters import JVM
+from tests.clusters import JVM, ONCE
 from tidemill.batch import Progress, ScoreOptions, score
 from tidemill.batch.engines.options import EngineOptions
 from tidemill.batch.options import RunReport
@@ -27,21 +27,6 @@ pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.timeout(300)]
 
 ROWS = 12_000
 BAD = 12
-
-# A transform that does something the first time that it meets the row whose c is 77; {0} is the file by which it knows.
-ONCE = """
-import os, signal, time
-
-def before(rows):
-    if (rows["x"][:, 2] == 77).any():
-        try:
-            os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            pass
-        else:
-            {what}
-    return rows
-"""
 
 
 @pytest.fixture(params=["spark", "ray"])
