@@ -19,6 +19,7 @@ def values(recorder: Recorder, family: str, **labels: str) -> list[float]:
 def test_durations_are_of_the_parts_they_name() -> None:
     counters = Counters()
     now = time.monotonic()
+    counters.answering(1, 64)
     counters.succeeded(64, now - 1.0, now - 0.9, now - 0.7, now - 0.4, now - 0.1, now - 0.05)
     counters.executed(64, 0.0, 0.3, 0.1)
     counters.failed(now - 2.0, "late")
@@ -75,6 +76,7 @@ def test_many_at_once_count_as_one_by_one() -> None:
             read, decode, queue, encode = (10 ** draw.uniform(-7, 1.3) for _ in range(4))
             queued = start - queue
             moments = (queued - decode - read, queued - decode, queued, start, finished, finished + encode)
+            counters.answering(1, 1)
             counters.succeeded(1, *moments)
             for (begin, end), stage in zip(pairwise(moments), STAGES, strict=False):
                 expected[stage][bisect_left(SECONDS, end - begin)] += 1

@@ -29,6 +29,7 @@ def recorder() -> Recorder:
     counters = Counters(recorder, 'quo"ted\nname', "1")
     counters.served("onnx", "ab12")
     now = time.monotonic()
+    counters.answering(1, 3)
     counters.succeeded(3, now, now, now, now, now, now)
     counters.executed(3, 0.0, 0.0004, 0.0)
     counters.fold()

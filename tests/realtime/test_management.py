@@ -265,9 +265,8 @@ def test_kill_9_and_restart_lose_no_count_and_none_falls(tmp_path: Path) -> None
     with process(directory, [package], management={"port": 0}, counters_dir=str(counters)) as server:
         page = page_of(httpx.get(management_of(server) + "/metrics", timeout=60).text)
     counted = value(page, "tidemill_requests_total", outcome="ok")
-    # At most one call of the four clients a turn: killed after it was counted and before it had left, or, within the
-    # microseconds between its answers' leaving and its counting, before it was counted (decision 18).
-    assert answered - 3 * 4 <= counted <= answered + 3 * 4
+    # What a kill kept from leaving was counted; each client can have had one such a turn.
+    assert answered <= counted <= answered + 3 * 4
     assert value(page, "tidemill_rows_total") == counted
     # It may have taken the times of the last few hundred, and of no more.
     assert counted - 3 * FOLD < value(page, "tidemill_request_duration_seconds_count", result="ok") <= counted

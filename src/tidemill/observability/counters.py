@@ -128,10 +128,17 @@ class Counters:
         self._queued[0] = rows
         self._busy[0] = threads
 
+    def answering(self, requests: int, rows: int) -> None:
+        """So many requests get an answer now, so many rows of it: counted before it leaves, since the next instant may
+        be this process's last.
+        """
+        self._ok[0] += requests
+        self._rows[0] += rows
+
     def succeeded(
         self, rows: int, received: float, read: float, queued: float, started: float, finished: float, encoded: float
     ) -> None:
-        """A request was answered, so many rows of it; `executed` of the model call that did must follow at once.
+        """The answer that was counted by `answering` has left; `executed` of the model call that gave it must follow.
 
         Moments of `time.monotonic()`: its head had come, its body had, it was queued, its (merged) model call
         began, ended, its answer was encoded.
@@ -168,8 +175,6 @@ class Counters:
         n = len(answered)
         if n:
             self._answered = []
-            self._ok[0] += n
-            self._rows[0] += answered[0][0] if n == 1 else sum([one[0] for one in answered])
             self._held.append((answered, monotonic()))
             self._waiting += n
             if self._waiting >= FOLD:

@@ -113,13 +113,18 @@ class Inference(Call, Generic[R]):
             if problems and not self.partial:
                 self.failed(rows_error(problems, stop - start))
                 return
-        encoded = self.send(result, start, stop, problems)
+        rows = stop - start - (len({p.row for p in problems}) if problems else 0)
+        counters = self.endpoint.counters
+        counters.answering(1, rows)
+        try:
+            encoded = self.send(result, start, stop, problems)
+        except BaseException:
+            # It gets an error instead, which is counted as such.
+            counters.answering(-1, -rows)
+            raise
         request = self.request
         request.on_gone = None
-        rows = stop - start - (len({p.row for p in problems}) if problems else 0)
-        self.endpoint.counters.succeeded(
-            rows, request.received_at, self.read, self.queued, self.started, self.finished, encoded
-        )
+        counters.succeeded(rows, request.received_at, self.read, self.queued, self.started, self.finished, encoded)
         shadow = self.endpoint.shadow
         if shadow is not None:
             shadow.copy(self.rows, result, start, stop)
