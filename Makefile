@@ -74,7 +74,8 @@ lock: .uv/bin/uv  ## Write requirements/*.txt anew from pyproject.toml (make loc
 build/compiled/.done: $(shell find src -name '*.py') pyproject.toml .venv/.dev
 	rm -rf build/source build/wheel build/compiled && mkdir -p build/source
 	cp -r src pyproject.toml README.md LICENSE build/source/
-	PATH="$(CURDIR)/$(BIN):$$PATH" HATCH_BUILD_HOOKS_ENABLE=1 $(UV) build -q --wheel --no-build-isolation -p .venv -o build/wheel build/source
+	PATH="$(CURDIR)/$(BIN):$$PATH" HATCH_BUILD_HOOKS_ENABLE=1 $(UV) build --wheel --no-build-isolation -p .venv -o build/wheel build/source \
+	  > build/log 2>&1 || { cat build/log >&2; exit 1; }
 	$(UV) pip install -q -p .venv --no-deps --target build/compiled build/wheel/*.whl
 	@touch $@
 

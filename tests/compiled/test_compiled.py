@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# One worker, or two of them would build in the same directory at once.
+pytestmark = [pytest.mark.xdist_group("compiled"), pytest.mark.timeout(1200)]
+
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "build/compiled"
 # Tests that talk to the code over a wire. Those that make subclasses of compiled classes cannot meet it.
@@ -53,7 +56,6 @@ def _run(compiled: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(1200)
 def test_what_is_named_is_compiled(compiled: Path) -> None:
     hook = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
     names = [path.removeprefix("src/").removesuffix(".py").replace("/", ".") for path in hook["mypyc"]["include"]]
@@ -63,7 +65,6 @@ def test_what_is_named_is_compiled(compiled: Path) -> None:
     assert [f for f in files if not (f.startswith(str(compiled)) and f.endswith(".so"))] == []
 
 
-@pytest.mark.timeout(1200)
 def test_it_answers_over_every_wire_as_the_source_does(compiled: Path) -> None:
     files = [f"tests/realtime/{name}" for name in WIRE]
     report = _run(compiled, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files)
