@@ -26,8 +26,6 @@ __all__ = ["GROUPED", "EngineTable", "Errors", "Job", "JobFile", "Limits", "read
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}\Z"
 Option = str | bool | int | float
-# Schemes whose body is a path of this machine where no `//` follows.
-_PATHS = frozenset({"", "delta", "duckdb", "files", "parquet", "sqlite"})
 _MOST_BYTES = 1 << 20
 # Options of a run that a job file keeps in a table.
 GROUPED = {
@@ -276,7 +274,13 @@ def _anchored(place: str, root: Path) -> str:
     if not parsed.scheme:
         # The slash at the end of an output tells that it is a directory.
         return str(root / parsed.body) + ("/" if parsed.body.endswith("/") else "")
+    if not parsed.local or not parsed.body.strip("/"):
+        return place
     rest = place.removeprefix(f"{parsed.scheme}:")
-    if parsed.scheme in _PATHS and not rest.startswith("/"):
-        return f"{parsed.scheme}:{root / rest}"
-    return place
+    database = parsed.scheme in ("sqlite", "duckdb")
+    # In `sqlite:///file.db` three slashes come before any path, in `sqlite:////file.db` before an absolute one.
+    slashes = "///" if database and rest.startswith("///") else ""
+    rest = rest.removeprefix(slashes)
+    if rest.startswith(("/", "file://")):
+        return place
+    return f"{parsed.scheme}:{slashes}{quote(str(root)) if database else root}/{rest}"

@@ -53,6 +53,8 @@ _SINKS: dict[str, SourceFormat] = {
     ".csv": "csv",
     ".jsonl": "jsonl",
 }
+# Schemes whose body may be a path of this machine; no scheme is one always.
+_LOCAL = frozenset({"", "delta", "duckdb", "files", "parquet", "sqlite"})
 # Schemes of object stores.
 STORES = ("s3", "gs", "az")
 # Inside an output of several files: what its run keeps beside them. Readers leave names with an underscore out.
@@ -94,6 +96,11 @@ class Place:
         found = [v for k, v in self.options.items() if _SECRET.search(k)] + ([user[2]] if user is not None else [])
         return [s for v in found for s in dict.fromkeys((v, unquote(v))) if s]
 
+    @property
+    def local(self) -> bool:
+        """Whether this is a path of this machine. A table (`delta:`) may also lie in a store."""
+        return self.scheme in _LOCAL and "://" not in self.body.removeprefix("file://")
+
 
 class InputFile(Config, frozen=True, kw_only=True):
     """One file of the input: its name below `root`, and the values its `key=value` directories give it."""
@@ -122,7 +129,11 @@ class SinkPlace(Config, frozen=True, kw_only=True):
 
 
 def parse_place(text: str) -> Place:
-    """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`."""
+    """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`, and for
+    what no path and no URI may hold.
+    """
+    if "\0" in text:
+        raise ConfigError(f"{text.partition(chr(0))[0]}…: holds a NUL character, which no place may")
     found = _URI.match(text)
     if found is None:
         return Place("", text, {}, text, text)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tidemill.batch.databases.local import database_path
 from tidemill.batch.job import GROUPED, Errors, JobFile, Limits, read_job
 from tidemill.batch.options import ScoreOptions
+from tidemill.batch.places import parse_place
 from tidemill.errors import ConfigError
 
 LEAST = """
@@ -221,8 +223,30 @@ def test_a_change_that_is_none_is_refused(tmp_path: Path, change: str, message: 
     assert message in "\n".join(problems(tmp_path, LEAST, change))
 
 
-def test_local_paths_start_at_the_file(tmp_path: Path) -> None:
-    text = LEAST.replace('"in/"', '"delta:lake/in?version=3"').replace('"out/"', '"s3://bucket/out"')
-    job = read_job(write(tmp_path, text))
-    assert job.source == f"delta:{tmp_path}/lake/in?version=3"
-    assert job.sink == "s3://bucket/out"
+@pytest.mark.parametrize(
+    ("place", "read"),
+    [
+        ("in/", "{root}/in/"),
+        ("/in", "/in"),
+        ("delta:lake/in?version=3", "delta:{root}/lake/in?version=3"),
+        ("delta:/lake/in", "delta:/lake/in"),
+        ("delta:file:///lake/in", "delta:file:///lake/in"),
+        ("delta:s3://bucket/in", "delta:s3://bucket/in"),
+        ("files:scans?glob=*.jpg", "files:{root}/scans?glob=*.jpg"),
+        ("s3://bucket/in", "s3://bucket/in"),
+        ("sqlite:crm.db?query=SELECT '//'", "sqlite:{root}/crm.db?query=SELECT '//'"),
+        ("sqlite:///crm.db?table=t", "sqlite:///{root}/crm.db?table=t"),
+        ("sqlite:////data/crm.db?table=t", "sqlite:////data/crm.db?table=t"),
+        ("duckdb:///crm.db?table=t", "duckdb:///{root}/crm.db?table=t"),
+        ("postgresql://dw/crm?table=t", "postgresql://dw/crm?table=t"),
+    ],
+)
+def test_paths_of_this_machine_start_at_the_file(tmp_path: Path, place: str, read: str) -> None:
+    job = read_job(write(tmp_path, LEAST.replace('"in/"', f'"{place}"')))
+    assert job.source == read.format(root=tmp_path)
+
+
+def test_a_directory_of_any_name_holds_a_database_file(tmp_path: Path) -> None:
+    (tmp_path / "50%41").mkdir()
+    job = read_job(write(tmp_path / "50%41", LEAST.replace('"in/"', '"sqlite:///crm.db?table=t"')))
+    assert database_path(parse_place(job.source)) == tmp_path / "50%41" / "crm.db"

@@ -61,6 +61,7 @@ def test_a_queue_that_there_is_not_is_named_and_no_job_is_left(
     [
         ("/data/in", "s3://{}/out/", "source /data/in: is on this machine"),
         ("s3://{}/in/", "/data/out", "sink /data/out: is on this machine"),
+        ("s3://{}/in/", "parquet:/data/out", "sink parquet:/data/out: is on this machine"),
         ("s3://{}/in/", "sqlite:///data/out.db?table=t", "sink sqlite:///data/out.db"),
         ("s3://{}/in/", "postgresql://me:hunter2@warehouse/crm?table=t", "holds a password"),
         ("s3://{}/", "s3://{}/out/", "holds engine.aws_batch.stage"),

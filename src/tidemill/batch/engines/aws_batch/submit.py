@@ -27,7 +27,7 @@ from tidemill.batch.job import Job
 from tidemill.batch.jobs.conduct import check_gate, check_guarantee, identified
 from tidemill.batch.jobs.index import RunIndex, RunRecord, now
 from tidemill.batch.options import RunReport
-from tidemill.batch.places import Place, parse_place
+from tidemill.batch.places import parse_place
 from tidemill.batch.score import begin
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.errors import ConfigError, RunError
@@ -178,7 +178,7 @@ def _check_places(job: Job, root: str) -> None:
                 f"{name} {place.shown}: holds a password, which would lie open in {root}; leave it out, and give it to "
                 "the containers by engine.aws_batch.secrets (as PGPASSWORD)"
             )
-        if _here(place):
+        if place.local:
             problems.append(f"{name} {place.shown}: is on this machine, where containers cannot reach it")
         elif f"{root}/".startswith(f"{place.shown.rstrip('/')}/"):
             problems.append(
@@ -186,8 +186,3 @@ def _check_places(job: Job, root: str) -> None:
             )
     if problems:
         raise ConfigError(problems)
-
-
-def _here(place: Place) -> bool:
-    paths = place.scheme in ("delta", "files") and "://" not in place.body
-    return paths or place.scheme in ("", "sqlite", "duckdb")
