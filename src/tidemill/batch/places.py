@@ -129,8 +129,8 @@ class SinkPlace(Config, frozen=True, kw_only=True):
 
 
 def parse_place(text: str) -> Place:
-    """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`, and for
-    what no path and no URI may hold.
+    """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`, and
+    for what no path and no URI may hold.
     """
     if "\0" in text:
         raise ConfigError(f"{text.partition(chr(0))[0]}…: holds a NUL character, which no place may")

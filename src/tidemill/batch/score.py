@@ -15,7 +15,7 @@ from types import FrameType
 
 import msgspec
 
-from tidemill.batch.blobs import remote
+from tidemill.batch.apart import check_apart, check_letters, check_outside, check_stage
 from tidemill.batch.calls import settled
 from tidemill.batch.columns import wanted_columns
 from tidemill.batch.engines.base import Work
@@ -39,7 +39,7 @@ from tidemill.batch.targets import Target, open_target
 from tidemill.batch.targets.files import FileTarget
 from tidemill.batch.watch import Watch
 from tidemill.config import decode
-from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
+from tidemill.errors import BudgetExceeded, Held, RunError
 from tidemill.model.package import open_package
 from tidemill.prediction.live import Live
 
@@ -166,7 +166,7 @@ class Prepared:
 
     def plan(self, found: Found) -> Plan:
         """The plan for an input that was found, once the target has agreed to its columns."""
-        _check_outside(found, self.target, self.job.sink.uri)
+        check_outside(found, self.target, self.job.sink, self.job.dead_letters)
         plan = build_plan(self.run_id, self.job, self.live, found)
         self.target.check(plan.output_schema(self.live))
         return plan
@@ -179,12 +179,15 @@ def prepare(
     options = _checked(options)
     place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
     run_id = options.run_id or new_run_id()
-    _check_apart(place, target, target.describe(run_id).uri)
+    kept = _beside_the_stage(target.describe(run_id), target.stage(run_id), options.stage)
+    check_apart(place, target, kept.uri)
+    if options.stage is not None:
+        check_stage(options.stage, place, target)
+    check_letters(options.dead_letters, kept, target)
     done = target.committed(run_id)
     if done is None:
         target.allow()
     live = Live.open(open_package(package))
-    kept = _beside_the_stage(target.describe(run_id), target.stage(run_id), options.stage)
     return Prepared(options, run_id, place, target, done, live, make_job(place.shown, kept, options))
 
 
@@ -213,36 +216,6 @@ def _target(sink: str, options: ScoreOptions) -> Target:
 def _checked(options: ScoreOptions) -> ScoreOptions:
     """Structs built in Python are not validated by msgspec: do it here, in the words of the option."""
     return decode(msgspec.to_builtins(options), ScoreOptions, "options")
-
-
-def _check_apart(source: Place, target: Target, uri: str) -> None:
-    if source.scheme and remote(uri):
-        whole = f"{source.scheme}://{source.body}".rstrip("/")
-        if uri == whole:
-            raise ConfigError(f"output {uri}: holds the input; choose another place")
-        if uri.startswith(f"{whole}/"):
-            raise ConfigError(f"output {uri}: lies inside the input {whole}, which would hold it the next time")
-    if source.scheme or not isinstance(target, FileTarget):
-        return
-    path, output = Path(source.body), target.path.resolve()
-    if path.exists() and path.resolve() == output:
-        raise ConfigError(f"output {target.path}: holds the input; choose another place")
-    if path.is_dir() and path.resolve() in output.parents:
-        raise ConfigError(f"output {target.path}: lies inside the input {path}, which would hold it the next time")
-
-
-def _check_outside(found: Found, target: Target, uri: str) -> None:
-    if remote(found.root):
-        held = next((f.name for f in found.files if f"{found.root}/{f.name}/".startswith(f"{uri}/")), None)
-        if held is not None:
-            raise ConfigError(f"output {uri}: holds the input {held}; choose another place")
-    if remote(found.root) or not isinstance(target, FileTarget):
-        return
-    output = target.path.resolve()
-    for file in found.files:
-        path = (Path(found.root) / file.name).resolve()
-        if path == output or output in path.parents:
-            raise ConfigError(f"output {target.path}: holds the input {file.name}; choose another place")
 
 
 def _refuse(run_id: str, changed: list[str]) -> None:

@@ -1,13 +1,15 @@
 """The stage: where a run keeps its plan and what is sealed until its output is published.
 
 plan.json    what the run is
+notes/       how far workers on other machines say they are; means nothing to a resume
 shards/      a marker for each sealed shard: its counts, and the checksums of what holds its rows
 parts/       sealed parts; becomes the output when that is a directory
 dead/        sealed dead letters
 spool/       a copy of an input that cannot be read in place
 replaced/    the old output, where no file system exchanges it for the new one in one step
 work/        what is being written; means nothing to a resume
-lock         held by the one driver
+held.json    the run is complete, and waits for somebody's decision
+lock         held by the one driver; comes first and goes last, so that a directory without it is nobody's stage
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
@@ -31,12 +34,18 @@ from tidemill.batch.ledger import PartFile, Sealed, decode_kept, sync_directory,
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
-from tidemill.errors import RunError
+from tidemill.errors import ConfigError, RunError
 
-__all__ = ["REPLACED", "Kind", "LocalStage", "Stage", "open_stage"]
+__all__ = ["HELD", "REPLACED", "Kind", "LocalStage", "Stage", "not_a_stage", "open_stage", "remove_stage", "strange"]
 
 Kind = Literal["parts", "dead"]
+HELD = "held.json"
 REPLACED = "replaced"
+_FILES = ("plan.json", "manifest.json", HELD)
+_DIRECTORIES = ("shards", "parts", "dead", "work", "notes", "spool", REPLACED)
+_OWN = frozenset({"lock", *_FILES, *(f"{name}.new" for name in _FILES), *_DIRECTORIES})
+# Out of the way, to be removed.
+_ASIDE = re.compile(r"work-[0-9a-f]{8}\Z")
 
 
 class Stage(Protocol):
@@ -59,7 +68,7 @@ class Stage(Protocol):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the one driver of the run. Raises RunError where another is."""
+        """Be the one driver of the run. Raises RunError where another is, ConfigError where something else lies."""
         ...
 
     def work(self) -> Path:
@@ -116,6 +125,32 @@ def open_stage(where: str) -> Stage:
     return LocalStage(Path(where))
 
 
+def strange(names: Iterable[str]) -> str | None:
+    """A name among those at the top of a stage that no run has put there; None where there is none."""
+    return min((n for n in names if n not in _OWN and not _ASIDE.match(n)), default=None)
+
+
+def not_a_stage(where: str, name: str) -> ConfigError:
+    """The error for a place that holds something else: a run would take it away at its end."""
+    return ConfigError(f"{where}: is no stage of a run: it holds {name}; choose an empty directory, or a new one")
+
+
+def remove_stage(path: Path) -> None:
+    """Take away what a run keeps in a directory, the lock last: until then no driver takes it for one that it can go on
+    with. What no run has put there stays. Somebody else may be removing it, too.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as found:
+        for entry in list(found):
+            if strange([entry.name]) is None and entry.name != "lock":
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    Path(entry.path).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # what may not be removed, or a run that has begun anew in it
+        (path / "lock").unlink(missing_ok=True)
+        path.rmdir()
+
+
 class LocalStage:
     """A directory, on the file system of the output where a rename is to publish it."""
 
@@ -141,7 +176,14 @@ class LocalStage:
             os.close(lock)
 
     def _hold(self) -> int:
+        """Raises ConfigError for a directory of somebody else's, before anything of it is touched."""
         while True:
+            names = _names(self.path)
+            other = strange(names)
+            if other is None and names and not (self.path / "lock").is_file():
+                other = min(names)
+            if other is not None:
+                raise not_a_stage(str(self.path), other)
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -234,13 +276,20 @@ class LocalStage:
         return None
 
     def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_stage(self.path)
 
     def remove_unused(self) -> None:
         for name in ("shards", "dead", "spool", REPLACED):
             if (self.path / name).is_dir() and any((self.path / name).iterdir()):
                 return
         self.remove()
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
 
 
 def _holds(directory: Path, part: PartFile) -> bool:
