@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,31 @@ def test_which_files_an_input_names(tmp_path: Path, names: list[str], pattern: s
         (tmp_path / name).touch()
     root, format_, files = find_files(str(tmp_path / pattern))
     assert (root, format_, [f.name for f in files]) == (tmp_path, "csv", expected)
+
+
+def test_links_are_followed_except_in_rings(tmp_path: Path) -> None:
+    for name in ("in/1", "in/2", "other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.csv").touch()
+    (tmp_path / "in" / "1" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "1" / "across").symlink_to(tmp_path / "in" / "2")
+    (tmp_path / "in" / "2" / "across").symlink_to(tmp_path / "in" / "1")
+    (tmp_path / "in" / "out").symlink_to(tmp_path / "other")
+    _, _, files = find_files(str(tmp_path / "in"))
+    expected = ["1/a.csv", "1/across/a.csv", "2/a.csv", "2/across/a.csv", "out/a.csv"]
+    assert [f.name for f in files] == expected
+
+
+def test_a_directory_that_cannot_be_listed_is_no_directory_without_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(17):  # longer than any path may be
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    with pytest.raises(SourceError, match="cannot be listed: File name too long"):
+        find_files(str(tmp_path))
 
 
 def test_a_name_that_ends_in_a_slash_is_a_directory() -> None:

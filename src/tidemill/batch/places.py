@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,6 +32,7 @@ __all__ = [
     "parse_place",
     "partition_of",
     "sink_format",
+    "walk",
 ]
 
 SourceFormat = Literal["parquet", "arrow", "csv", "jsonl", "listing"]
@@ -175,19 +176,19 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
     """The root directory, format and files (in order of name) of a file, a directory or a glob.
 
     Files and directories whose names begin with `.` or `_` are left out, as other readers do. Raises SourceError
-    for no files, an unknown suffix or two formats.
+    for no files, an unknown suffix, two formats or a directory that cannot be listed.
     """
     path = Path(source).absolute()
     if path.is_file():
         root, names = path.parent, [path.name]
     elif path.is_dir():
-        root, names = path, _walk(path)
+        root, names = path, sorted(walk(path, source))
     else:
         found = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
         if not found:
             raise SourceError(f"{source}: no such file or directory")
         root = Path(_fixed_part(source)).absolute()
-        below = [p for f in found for p in _below(Path(f).absolute())]
+        below = [p for f in found for p in _below(Path(f).absolute(), source)]
         names = sorted({p.relative_to(root).as_posix() for p in below})
         names = [n for n in names if not hidden(n)]
     if not names:
@@ -231,16 +232,36 @@ def sink_format(sink: str) -> tuple[SourceFormat, bool]:
     return format_ or "parquet", format_ is None
 
 
-def _walk(root: Path) -> list[str]:
-    found: list[str] = []
-    for base, directories, names in os.walk(root, followlinks=True):
-        directories[:] = [d for d in directories if d[0] not in "._"]
-        found += [(Path(base) / n).relative_to(root).as_posix() for n in names if n[0] not in "._"]
-    return sorted(found)
+def walk(root: Path, shown: str) -> Iterator[str]:
+    """The files below a directory, by their names below it, in a fixed order and a directory at a time; without those
+    that readers leave out. Links are followed, except to a directory that they lie in.
+
+    Raises SourceError, which calls the input `shown`, for a directory that cannot be listed: its rows would be missing.
+    """
+    return _walk(str(root), "", frozenset(), shown)
 
 
-def _below(path: Path) -> list[Path]:
-    return [path / n for n in _walk(path)] if path.is_dir() else [path]
+def _walk(path: str, below: str, above: frozenset[tuple[int, int]], shown: str) -> Iterator[str]:
+    names: list[str] = []
+    directories: list[str] = []
+    try:
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) in above:
+            return
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not hidden(entry.name):
+                    (directories if entry.is_dir() else names).append(entry.name)
+    except OSError as error:
+        raise SourceError(f"{shown}: {below or path} cannot be listed: {error.strerror}") from None
+    for name in sorted(names):
+        yield below + name
+    for name in sorted(directories):
+        yield from _walk(f"{path}/{name}", f"{below}{name}/", above | {(found.st_dev, found.st_ino)}, shown)
+
+
+def _below(path: Path, shown: str) -> list[Path]:
+    return [path / n for n in walk(path, shown)] if path.is_dir() else [path]
 
 
 def hidden(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from tidemill.batch.inputs import Asked, Found, Origin
-from tidemill.batch.places import InputFile, Place, hidden
+from tidemill.batch.places import InputFile, Place, walk
 from tidemill.batch.sources.listing import PATH, Listed, write_listing
 from tidemill.batch.spool import finish, spooled
 from tidemill.errors import ConfigError, SourceError
@@ -79,33 +79,19 @@ def _options(place: Place) -> tuple[Listed, list[str]]:
 
 
 def _entries(root: Path, patterns: list[str], shown: str) -> Iterator[Entry]:
-    """Files in a fixed order, a directory at a time: what is kept in memory is one directory's names."""
-
-    def failed(error: OSError) -> None:
-        raise SourceError(f"{shown}: {error.filename} cannot be listed: {error.strerror}")
-
-    for base, directories, names in os.walk(root, onerror=failed, followlinks=True):
-        directories[:] = sorted(d for d in directories if not hidden(d) and not _above(Path(base), d))
-        below = Path(base).relative_to(root)
-        for name in sorted(names):
-            path = (below / name).as_posix()
-            if hidden(name) or not _wanted(path, name, patterns):
-                continue
-            try:
-                found = os.stat(os.path.join(base, name))
-            except OSError as error:
-                raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-            if stat.S_ISREG(found.st_mode):  # a pipe would be waited for
-                yield path, found.st_size, found.st_mtime_ns
+    for path in walk(root, shown):
+        if not _wanted(path, patterns):
+            continue
+        try:
+            found = os.stat(root / path)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+        if stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            yield path, found.st_size, found.st_mtime_ns
 
 
-def _above(base: Path, name: str) -> bool:
-    """Whether this is a link to a directory that it lies in, which would never end."""
-    path = base / name
-    return path.is_symlink() and path.resolve() in (base.resolve(), *base.resolve().parents)
-
-
-def _wanted(path: str, name: str, patterns: list[str]) -> bool:
+def _wanted(path: str, patterns: list[str]) -> bool:
+    name = path.rpartition("/")[2]
     return not patterns or any(fnmatch(path if "/" in p else name, p) for p in patterns)
 
 
