@@ -116,8 +116,7 @@ class PackedRows(Rows):
         if self._columns is _NONE:
             array: Array = np.ndarray((self.n, self.width), self.packed, self.data)
             if self.packed is not self.dtype:
-                with np.errstate(over="ignore"):  # a number that is too large becomes infinite, as in any intake
-                    array = array.astype(self.dtype, copy=False)
+                array = array.astype(self.dtype, copy=False)
             self._columns = {self.name: array}
         return self._columns
 

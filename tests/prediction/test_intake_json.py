@@ -177,20 +177,25 @@ def test_integers_out_of_range(datatype: str) -> None:
     info = np.iinfo(DATATYPES[datatype].dtype)
     for value in (int(info.max) + 1, int(info.min) - 1, 10**60):
         error = refused(lists, one(datatype), x=[0, 1, value, value])
-        assert str(error).startswith(f"x: element 2 is {str(value)[:20]}")
+        assert str(error).startswith(f"x: element 2 (row 2) is {str(value)[:20]}")
         assert str(error).endswith(f", outside {datatype}")
         assert error.row == 2
     assert lists(one(datatype), x=[int(info.min), int(info.max)])["x"].tolist() == [info.min, info.max]
-    assert "element 1 is" in str(refused(lists, one(datatype), x=[None, int(info.max) + 1]))
+    assert "element 1 (row 1) is" in str(refused(lists, one(datatype), x=[None, int(info.max) + 1]))
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_floats_beyond_their_range(datatype: str) -> None:
-    """A float rounds, to infinity if need be, as every other intake rounds it; an integer beyond all floats cannot."""
-    if datatype != "FP64":
-        assert lists(one(datatype), x=[1e300, -1e300])["x"].tolist() == [math.inf, -math.inf]
-    assert "element 1 is 1000000" in str(refused(lists, one(datatype), x=[1, 10**400]))
-    assert lists(one(datatype), x=[1, 2.5])["x"].tolist() == [1, 2.5]
+@pytest.mark.parametrize(("datatype", "beyond"), [("FP16", 65520.0), ("FP32", 1e39), ("FP64", 10**400)])
+def test_a_number_that_only_infinity_would_stand_for_is_refused(datatype: str, beyond: float) -> None:
+    """The model would compute with what nobody sent, and its caller be answered as if all were well."""
+    for value in (beyond, -beyond):
+        error = refused(one(datatype, (-1, 2)).from_lists, {"x": ([2, 2], [1, None, 2.5, value])})
+        assert str(error) == f"x: element 3 (row 1) is {value!s:.40}, outside {datatype}"
+        assert error.row == 1
+        assert f"is {value!s:.40}, outside {datatype}" in str(refused(one(datatype).from_records, [{"x": value}]))
+    most = float(np.finfo(DATATYPES[datatype].dtype).max)
+    assert lists(one(datatype), x=[1, -most, most])["x"].tolist() == [1, -most, most]
+    # Python callers can say infinity, and mean it.
+    assert lists(one(datatype), x=[math.inf, 2.5, -math.inf])["x"].tolist() == [math.inf, 2.5, -math.inf]
 
 
 # -- missing cells ---------------------------------------------------------------------------------------------

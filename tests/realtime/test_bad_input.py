@@ -93,7 +93,19 @@ CASES: dict[str, tuple[str, bytes, int, str]] = {
     ),
     "null where none may be": (MATRIX, x(data=[1, 2, None]), 400, "row 0: c: is missing"),
     "out of range": (MATRIX, x(data=[-1, 2, 3]), 400, "row 0: a: got -1.0, expected ≥ 0"),
-    "infinite": (MATRIX, x().replace(b"[1, 2, 3]", b"[1e39, 2, 3]"), 200, ""),
+    "number that no FP32 holds": (
+        MATRIX,
+        x(shape=[2, 3], data=[[1, 2, 3], [4, 5, 1e39]]),
+        400,
+        "X: element 5 (row 1) is 1e+39, outside FP32",
+    ),
+    "the same, flat": (
+        MATRIX,
+        x(shape=[2, 3], data=[1, 2, 3, 4, 5, -1e39]),
+        400,
+        "X: element 5 (row 1) is -1e+39, outside FP32",
+    ),
+    "a large number that FP32 holds": (MATRIX, x(data=[1e37, 2, 3]), 200, ""),
     "number that no double holds": (MATRIX, x().replace(b"[1, 2, 3]", b"[1e999, 2, 3]"), 400, "malformed JSON"),
     "unknown output": (MATRIX, json.dumps({**GOOD, "outputs": [{"name": "z"}]}).encode(), 400, "unknown output 'z'"),
     "an output twice": (
@@ -133,7 +145,7 @@ CASES: dict[str, tuple[str, bytes, int, str]] = {
     "a long wrong output": (MATRIX, json.dumps({**GOOD, "outputs": [{"name": "n" * 10_000}]}).encode(), 400, "'nnn"),
     "unknown version": ("/v2/models/matrix/versions/9/infer", x(), 404, "unknown version '9'"),
     "unknown category": (TABULAR, row(city="Paris"), 400, "row 0: city: got 'Paris', expected one of Bern, Zürich"),
-    "integer out of its datatype": (TABULAR, row(age=2**31), 400, "element 0 is 2147483648, outside INT32"),
+    "integer out of its datatype": (TABULAR, row(age=2**31), 400, "element 0 (row 0) is 2147483648, outside INT32"),
     "huge integer": (TABULAR, row(age=10**30), 400, "age"),
     "a fraction for an integer": (
         TABULAR,

@@ -73,8 +73,8 @@ def array_from_list(
     """A flat list of JSON values as an array of shape (len(values),) and, for missing integers and booleans, its
     mask. `width` is the number of elements that make a row.
 
-    Raises InputError naming the first value of the wrong type or out of the datatype's range; numbers in strings
-    are not numbers.
+    Raises InputError naming the first value of the wrong type or out of the datatype's range (a float rounds, but not
+    to an infinity that nobody wrote); numbers in strings are not numbers.
     """
     kinds = set(map(type, values))
     allowed = _ALLOWED[type_.json] | {bytes} if binary else _ALLOWED[type_.json]
@@ -89,16 +89,27 @@ def array_from_list(
         if missing and not type_.is_float:
             valid = np.array([v is not None for v in values], np.bool_)
             return np.array([0 if v is None else v for v in values], type_.dtype), valid
-        with np.errstate(over="ignore"):
+        with np.errstate(over="raise"):
             return np.array(values, type_.dtype), None
-    except OverflowError:
-        for i, v in enumerate(values):
-            try:
-                np.array(v if v is not None else 0, type_.dtype)
-            except OverflowError:
-                text = f"{name}: element {i} is {v!s:.40}, outside {type_.name}"
-                raise InputError(text, field=name, row=i // max(1, width)) from None
-        raise
+    except (OverflowError, FloatingPointError):
+        i = _first_outside(values, type_)
+        row = i // max(1, width)
+        text = f"{name}: element {i} (row {row}) is {values[i]!s:.40}, outside {type_.name}"
+        raise InputError(text, field=name, row=row) from None
+
+
+def _first_outside(values: list[Any], type_: DataType) -> int:
+    """Where the first value is that the datatype cannot hold."""
+    start, stop = 0, len(values)
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        try:
+            with np.errstate(over="raise"):
+                np.array([0 if v is None else v for v in values[start:middle]], type_.dtype)
+            start = middle
+        except (OverflowError, FloatingPointError):
+            stop = middle
+    return start
 
 
 def _wrong(values: list[Any], allowed: frozenset[type], type_: DataType, name: str, width: int) -> InputError:

@@ -110,7 +110,7 @@ def test_integers_out_of_their_datatype(channel, name: str, value: int) -> None:
     made = Request(model_name="every")
     tensor = made.inputs.add(name=name.lower(), datatype=name, shape=[1, 2])
     getattr(tensor.contents, CONTENTS[name][0]).extend([1, value])
-    text = f"{name.lower()}: element 1 is {value}, outside {name}"
+    text = f"{name.lower()}: element 1 (row 0) is {value}, outside {name}"
     failed(lambda: infer(channel)(made), grpc.StatusCode.INVALID_ARGUMENT, text)
 
 

@@ -48,7 +48,7 @@ class Infer:
         self._max_body = max_body
         self._split = split
         self._reader = Reader(endpoint.live, endpoint.limits)
-        self._fast = FastReader.of(endpoint.live, endpoint.limits)
+        self._fast = FastReader.of(endpoint.manifest.inputs, endpoint.limits)
         self.writer = Writer(endpoint.package)
 
     def __call__(self, request: Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +11,6 @@ import numpy as np
 import simdjson
 
 from tidemill.model.signature import Input
-from tidemill.prediction.live import Live
 from tidemill.realtime.options import RequestLimits
 from tidemill.rows import PackedRows, Rows
 
@@ -19,6 +18,8 @@ __all__ = ["FastReader"]
 
 _DATA = re.compile(rb'"data"\s*:\s*\[').search
 _DOUBLE = np.dtype(np.float64)
+# The byte of a float64 with its sign and the upper bits of its exponent, where it is below 2**113: FP32 holds it.
+_MODEST = bytes(b for b in range(256) if b & 0x7F < 0x47)
 
 
 class FastReader:
@@ -47,14 +48,15 @@ class FastReader:
         self._width = one.shape[1]
         self._row_bytes = one.shape[1] * _DOUBLE.itemsize
         self._dtype = one.type.dtype
+        self._narrow = one.type.size < _DOUBLE.itemsize
         self._max_rows = min(limits.max_rows, limits.max_elements // self._width)
 
     @classmethod
-    def of(cls, live: Live, limits: RequestLimits) -> FastReader | None:
-        """A reader for a model with exactly one input, a two-dimensional float tensor of fixed width."""
-        inputs = live.package.manifest.inputs
-        if len(inputs) == 1 and inputs[0].type.is_float and len(inputs[0].shape) == 2 and inputs[0].shape[1] > 0:
-            return cls(inputs[0], limits)
+    def of(cls, inputs: Sequence[Input], limits: RequestLimits) -> FastReader | None:
+        """A reader for a model with exactly one input, a two-dimensional tensor of FP32 or FP64 of fixed width."""
+        one = inputs[0]
+        if len(inputs) == 1 and one.datatype in ("FP32", "FP64") and len(one.shape) == 2 and one.shape[1] > 0:
+            return cls(one, limits)
         return None
 
     def read(self, body: bytes) -> tuple[Rows, str | None] | None:
@@ -91,10 +93,13 @@ class FastReader:
         return PackedRows(self._name, data, self._dtype, self._width, n, _DOUBLE), doc.id
 
     def _numbers(self, text: bytes) -> bytes | None:
-        """The float64 of a flat JSON array of numbers, or None if it is something else."""
+        """The float64 of a flat JSON array of numbers, or None if it is something else, or may be too large a one."""
         try:
-            return bytes(self._parser.parse(text).as_buffer(of_type="d"))  # type: ignore[union-attr]
+            found = bytes(self._parser.parse(text).as_buffer(of_type="d"))  # type: ignore[union-attr]
         except (ValueError, TypeError, AttributeError, RuntimeError, UnicodeDecodeError):
             # The parser lends its memory to what it found, which the error holds.
             self._parser = simdjson.Parser()
             return None
+        if self._narrow and found[7::8].translate(None, _MODEST):
+            return None
+        return found
