@@ -53,6 +53,18 @@ def test_a_port_that_is_taken_is_named(package: Path) -> None:
     assert str(port) in done.stderr
 
 
+@pytest.mark.parametrize("replicas", [(), ("--replicas", 2)])
+def test_a_port_file_that_cannot_be_written_is_told_before_anything_is_loaded(
+    replicas: tuple[object, ...], package: Path, tmp_path: Path
+) -> None:
+    for place, why in ((tmp_path / "none" / "port", "No such file or directory"), (tmp_path, "Is a directory")):
+        done = tidemill("serve", package, "--port", 0, "--port-file", place, *replicas)
+        assert done.exit_code == 2
+        assert f"port_file: '{place}' cannot be written ({why})" in done.stderr
+        assert '"loaded"' not in done.stderr
+        assert '"listening"' not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

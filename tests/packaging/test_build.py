@@ -131,7 +131,10 @@ def test_slo_name_tolerance_and_entity_key_are_kept(models_dir: Path, tmp_path: 
             "--fill mean_radius: it is a column of X, whose missing cells",
         ),
         ({"bounds": {"mean_radius": [2, 1]}}, "minimum 2.0 of mean_radius is above its maximum 1.0"),
-        ({"version": "one two"}, "model.toml: version: expected `str` matching regex"),
+        ({"version": "one two"}, "version 'one two': expected at most 64 of the letters"),
+        ({"version": "1\n"}, "version '1\\n': expected at most 64 of the letters"),
+        ({"name": "a b"}, "name 'a b': expected at most 128 of the letters A to Z and a to z, digits and . _ -"),
+        ({"name": "a" * 129}, "expected at most 128 of the letters"),
         ({"tolerance": {"probabilities": -1.0}}, "tolerance: expected `float` >= 0.0, got -1.0"),
         ({"tolerance": {"probabilities": float("nan")}}, "tolerance: expected `float` >= 0.0, got nan"),
         ({"threshold": float("nan")}, "threshold must be a number, got nan"),
@@ -147,6 +150,7 @@ def test_options_that_contradict_the_model(
     with pytest.raises(ConfigError) as caught:
         trees(models_dir, tmp_path / "out", **options)
     assert told in str(caught.value)
+    assert "not used" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 

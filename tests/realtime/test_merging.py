@@ -95,6 +95,26 @@ def test_settings_that_contradict_each_other_are_refused_all_at_once(tmp_path: P
         load_toml(file, ServeOptions)
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "1e7"])
+def test_no_time_is_without_end(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "server.toml"
+    times = ("max_delay", "max_wait", "inline_seconds", "hung_after")
+    file.write_text(
+        "".join(
+            f"[{table}]\n" + "".join(f"{one} = {value}\n" for one in times)
+            for table in ("batching", "endpoints.m.batching")
+        )
+        + f"[endpoints.m]\ntimeout = {value}\n[http]\nkeep_alive_timeout = {value}\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        load_toml(file, ServeOptions)
+    assert len(refused.value.problems) == 2 * len(times) + 2
+    assert (
+        f"batching.max_delay: expected `float` <= 1000000.0, got {float(value)!r}" in str(refused.value)
+        or value == "nan"
+    )
+
+
 def test_the_process_has_one_budget_of_cores(tmp_path: Path) -> None:
     asked = ServeOptions(port=0, lame_duck=0.0, cores=3)
     with served([packages.sleeper(tmp_path), packages.twice(tmp_path)], asked) as server:

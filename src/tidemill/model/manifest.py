@@ -9,10 +9,15 @@ import msgspec
 from tidemill.config import Config
 from tidemill.model.signature import Input, Output, signature_problems
 
-__all__ = ["FORMAT", "MANIFEST", "Figures", "Manifest", "Optimised", "Origin", "RuntimeSpec", "Slo", "Task"]
+__all__ = [
+    *("FORMAT", "MANIFEST", "NAME", "VERSION", "Figures", "Manifest", "Optimised", "Origin", "RuntimeSpec", "Slo"),
+    "Task",
+]
 
 MANIFEST = "model.toml"
 FORMAT = 1
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Task = Literal["classification", "regression", "ranking", "embedding", "detection", "other"]
 
@@ -81,8 +86,8 @@ class Manifest(Config, frozen=True, kw_only=True):
     """The whole of `model.toml`. `files` maps each file of the package to its SHA-256."""
 
     format: Literal[1]
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, msgspec.Meta(pattern=NAME)]
+    version: Annotated[str, msgspec.Meta(pattern=VERSION)]
     task: Task = "other"
     description: str = ""
     created_at: str = ""

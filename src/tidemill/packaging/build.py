@@ -15,7 +15,7 @@ import msgspec
 
 from tidemill.config import decode
 from tidemill.errors import ConfigError, PackageError, TidemillError
-from tidemill.model.manifest import MANIFEST, Manifest, Origin, Slo
+from tidemill.model.manifest import MANIFEST, NAME, VERSION, Manifest, Origin, Slo
 from tidemill.model.package import Package, write_package
 from tidemill.model.signature import signature_problems
 from tidemill.packaging.agreement import compare, disagreement
@@ -40,6 +40,13 @@ def package_model(
     (options that contradict the model), InputError (the table), MissingExtra. Nothing is left at `out` then.
     """
     options = options or PackageOptions()
+    for field, text, pattern, most in (("name", options.name, NAME, 128), ("version", options.version, VERSION, 64)):
+        # As a manifest is checked it would be told of each way to run the source, as why that way is none.
+        if text is not None and re.fullmatch(pattern, text) is None:
+            raise ConfigError(
+                f"{field} {text!r:.200}: expected at most {most} of the letters A to Z and a to z, digits and . _ -, "
+                "the first a letter or digit"
+            )
     path, target = Path(source), Path(out)
     kind = detect(path, options.kind)
     if target.exists() and not options.overwrite:

@@ -12,7 +12,7 @@ from tidemill.errors import ConfigError
 __all__ = ["BatchLimits"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class BatchLimits(Config, frozen=True, kw_only=True):

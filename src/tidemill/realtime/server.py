@@ -9,12 +9,12 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from tidemill.errors import NotFound, Unavailable
+from tidemill.realtime import port_file
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.access import logged
 from tidemill.realtime.endpoint import Endpoints
@@ -37,7 +37,6 @@ from tidemill.realtime.request import Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.security.upkeep import Security, readable_keys
 from tidemill.realtime.service import Service, State
-from tidemill.renames import write_whole
 
 if TYPE_CHECKING:
     from tidemill.realtime.management import Management
@@ -104,8 +103,9 @@ class Server:
     async def listen(self, sock: socket.socket | None = None, seats: Seats | None = None) -> None:
         """Open the port, or one that others share (`seats` tell what they hold): the process is live, and not ready.
 
-        Raises OSError.
+        Raises OSError, and ConfigError for a port_file that cannot be written.
         """
+        port_file.check(self.options.port_file)
         await self.http.start(self.options.host, self.options.port, sock=sock, seats=seats)
         try:
             if self.options.grpc_port is not None:
@@ -178,8 +178,7 @@ class Server:
         gc.freeze()
         self.service.state = State.SERVING
         self.monitor.start(self.service, self.http)
-        if self.options.port_file is not None:
-            write_whole(Path(self.options.port_file), f"{self.address}\n".encode())
+        port_file.write(self.options.port_file, self.address)
         log.info("ready", extra={"address": self.address, "models": self.service.endpoints.names})
 
     def _swapped(self, endpoints: Endpoints) -> None:

@@ -13,7 +13,7 @@ from tidemill.prediction.limits import BatchLimits
 __all__ = ["NAME", "EndpointOptions", "Name", "RepositoryOptions", "ShadowOptions", "SplitOptions", "Versions"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1e9)]  # bounded, so that no sum of them is infinite
 # How models, versions and aliases may be called.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z"

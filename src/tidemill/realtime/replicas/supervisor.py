@@ -23,6 +23,7 @@ from tidemill.model.manifest import MANIFEST, Manifest
 from tidemill.observability import families
 from tidemill.observability.logs import log_to_stderr
 from tidemill.observability.recorder import Recorder
+from tidemill.realtime import port_file
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.http import create_listener
 from tidemill.realtime.management import Management
@@ -39,7 +40,6 @@ from tidemill.realtime.replicas.fleet import PLACES, Fleet
 from tidemill.realtime.replicas.messages import Answer, Ask, failed
 from tidemill.realtime.replicas.options import ReplicaOptions
 from tidemill.realtime.replicas.scaling import Scaling
-from tidemill.renames import write_whole
 from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["Reread", "Supervisor", "supervise"]
@@ -56,9 +56,11 @@ class Supervisor:
     def __init__(self, packages: Sequence[PathLike], options: ServeOptions, reread: Reread | None = None) -> None:
         """`reread` gives how to serve after a SIGHUP; packages are read again in any case.
 
-        Raises ConfigError for options that contradict each other, OSError where there is no room for its files.
+        Raises ConfigError for options that contradict each other or a port_file that cannot be written, OSError where
+        there is no room for its files.
         """
         options.check()
+        port_file.check(options.port_file)
         self._options = options
         self._packages = packages
         self._reread = reread
@@ -310,8 +312,7 @@ class Supervisor:
         ready = len(fleet.of(Phase.READY))
         if self._began and not self._announced and ready >= fleet.policy.minimum:
             self._announced = True
-            if self._options.port_file is not None:
-                write_whole(Path(self._options.port_file), f"{self.address}\n".encode())
+            port_file.write(self._options.port_file, self.address)
             log.info("ready", extra={"address": self.address, "replicas": ready})
             notify("READY=1")
 
