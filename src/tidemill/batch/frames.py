@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from tidemill.batch.columns import model_columns
+from tidemill.batch.options import ScoreOptions
+from tidemill.batch.workers.transient import again
 from tidemill.errors import ConfigError, InputError, listing
 from tidemill.model.package import open_package
 from tidemill.prediction.columns import output_arrays, output_schema, where_answered
@@ -82,10 +85,14 @@ def lay_out(live: Live, table: pa.Schema, pass_through: Sequence[str], select: S
 
 
 class FrameScorer:
-    """Scores batches that have the columns of a layout. Thread-safe."""
+    """Scores batches that have the columns of a layout; calls that raise Transient are made again, after a while.
+    Thread-safe.
+    """
 
     def __init__(self, live: Live, layout: Layout) -> None:
         self._live = live
+        # An engine that has to end a task ends its process: nobody waits for the pause.
+        live.again = again(ScoreOptions().transient_tries, threading.Event().wait)
         self._copied = layout.copied
         self._outputs = [o for o in live.package.manifest.outputs if o.name in layout.outputs]
         self.answers = output_schema(self._outputs)

@@ -107,6 +107,16 @@ class Stage(Protocol):
         """A small file, or None where there is none."""
         ...
 
+    def note(self, name: str, data: bytes) -> None:
+        """Say how something stands that is under way, in place of what was said of it; it may get lost. `name` is a
+        directory of notes and a name in it.
+        """
+        ...
+
+    def notes(self, below: str) -> dict[str, bytes]:
+        """What was noted in a directory of notes, by name."""
+        ...
+
     def remove(self) -> None:
         """Take everything away: the output holds the truth now."""
         ...
@@ -169,7 +179,7 @@ class LocalStage:
     def held(self) -> Iterator[None]:
         lock = self._hold()
         try:
-            for name in ("shards", "parts", "dead", "work"):
+            for name in ("shards", "parts", "dead", "work", "notes"):
                 (self.path / name).mkdir(exist_ok=True)
             yield
         finally:
@@ -210,11 +220,12 @@ class LocalStage:
         return self.path / "work"
 
     def clean(self) -> None:
-        # Out of the way first: workers of a driver that was killed may still be writing.
-        aside = self.path / f"work-{secrets.token_hex(4)}"
-        os.rename(self.path / "work", aside)
-        (self.path / "work").mkdir()
-        shutil.rmtree(aside, ignore_errors=True)
+        for name in ("work", "notes"):
+            # Out of the way first: workers of a driver that was killed may still be writing.
+            aside = self.path / f"work-{secrets.token_hex(4)}"
+            os.rename(self.path / name, aside)
+            (self.path / name).mkdir()
+            shutil.rmtree(aside, ignore_errors=True)
 
     def keep(self, kind: Kind, path: Path, name: str) -> None:
         os.rename(path, self.path / kind / name)
@@ -274,6 +285,23 @@ class LocalStage:
         with contextlib.suppress(FileNotFoundError):
             return (self.path / name).read_bytes()
         return None
+
+    def note(self, name: str, data: bytes) -> None:
+        path = self.path / "notes" / name
+        aside = path.with_name(f"{path.name}.new")
+        # Where the stage is gone, the run is over: nothing of it comes back.
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            aside.write_bytes(data)
+            os.rename(aside, path)
+
+    def notes(self, below: str) -> dict[str, bytes]:
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.path / "notes" / below):
+                if not entry.name.endswith(".new"):
+                    found[entry.name] = Path(entry.path).read_bytes()
+        return found
 
     def remove(self) -> None:
         remove_stage(self.path)

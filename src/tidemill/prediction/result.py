@@ -14,7 +14,7 @@ from tidemill.rows import Array, Rows
 __all__ = ["STATUSES", "Result", "rows_error"]
 
 # Row statuses, by the problem's code: everything validation finds is "rejected".
-STATUSES = {"model_failed": "failed", "late": "late"}
+STATUSES = {"model_failed": "failed", "transient": "failed", "late": "late"}
 
 
 @dataclass(slots=True)

@@ -100,6 +100,32 @@ def test_a_worker_that_is_killed_costs_nothing(
     report = score(package, source, tmp_path / "out", ScoreOptions(pass_through=("*",), engine=engine))
     assert flag.exists()
     check(tmp_path / "out", report, whole)
+    manifest = msgspec.json.decode((tmp_path / "out/_tidemill/manifest.json").read_bytes())
+    assert manifest["attempts"]["5"] >= 2
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_call_that_fails_for_a_moment_is_made_again(
+    engine: EngineOptions, source: Path, whole: tuple[pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    code = "from tidemill.errors import Transient\n" + ONCE.format(flag=str(flag), what='raise Transient("busy")')
+    package = make_package(tmp_path / "package", transform=code)
+    report = score(package, source, tmp_path / "out", ScoreOptions(pass_through=("*",), engine=engine))
+    assert flag.exists()
+    check(tmp_path / "out", report, whole)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_progress_is_told_while_a_shard_goes_on(engine: EngineOptions, tmp_path: Path) -> None:
+    package = make_package(tmp_path / "package", transform=SLOW)
+    source = write(table(1000), tmp_path / "in.parquet", group=1000)
+    told: list[Progress] = []
+    options = ScoreOptions(chunk_rows=50, call_rows=50, engine=engine)
+    score(package, source, tmp_path / "out", options, told.append)
+    assert any(0 < p.rows_read < 1000 and p.shards_done == 0 for p in told)
+    assert [p.rows_read for p in told] == sorted(p.rows_read for p in told)
+    assert told[-1].rows_read == 1000
 
 
 POISON = """

@@ -133,3 +133,29 @@ class Model:
     def predict(self, rows):
         return {"y": rows["x"]}
 """
+
+
+BUSY = """
+from tidemill.errors import Transient
+
+class Model:
+    inputs = {"x": ("FP64", [-1])}
+    outputs = {"y": ("FP64", [-1])}
+    calls = 0
+
+    def predict(self, rows):
+        self.calls += 1
+        if self.calls == 1 or (rows["x"] < 0).any():
+            raise Transient("busy")
+        return {"y": rows["x"]}
+"""
+
+
+def test_a_call_that_fails_for_a_moment_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what fails for longer has failed, and was not rejected."""
+    monkeypatch.setattr("tidemill.batch.workers.transient._FIRST", 0.01)
+    one, out = Input(name="x", datatype="FP64"), Output(name="y", datatype="FP64")
+    package = make(tmp_path / "p", "python", BUSY, [one], [out]).directory
+    assert scored(package, pa.table({"x": [1.0, 2.0]}))["y"].to_pylist() == [1.0, 2.0]
+    [row] = scored(package, pa.table({"x": [-1.0]}), keep=()).to_pylist()
+    assert (row["y"], row["_status"], row["_code"]) == (None, "failed", "transient")

@@ -23,7 +23,8 @@ class Work:
     """What an engine is given. `package` is the directory that `live` was loaded from.
 
     Where a shard may be scored by two at once, `attempt` keeps the files of the one from those of the other. `noting`
-    makes for a shard that is begun what else hears of its chunks; either may raise GivenUp.
+    makes for a shard that is begun, each time, what else hears of its chunks; either may raise GivenUp. `beside` is how
+    many such works share this machine's cores and memory.
     """
 
     live: Live
@@ -34,6 +35,7 @@ class Work:
     watch: Watch
     attempt: str = ""
     noting: Callable[[Shard], Note] | None = None
+    beside: int = 1
 
 
 # Scores the shards; returns once each is sealed (or given up), and has told of each. Its first error stops the others.

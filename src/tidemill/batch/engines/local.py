@@ -44,7 +44,7 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
         watch.sealed()
         sealed(marker)
 
-    answered = answering(work.live, work.plan, work.package, work.options, workers, watch.stopping)
+    answered = answering(work.live, work.plan, work.package, work.options, workers, watch.stopping, beside=work.beside)
     with answered as answers, ThreadPoolExecutor(workers, "tidemill-shard") as lanes:
         attempts = Attempts(work, answers, work.plan.output_schema(work.live))
         futures = [lanes.submit(one, s) for s in shards]
@@ -65,11 +65,18 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
 
 @contextmanager
 def answering(
-    live: Live, plan: Plan, package: Path, options: ScoreOptions, workers: int, stopping: threading.Event
+    live: Live,
+    plan: Plan,
+    package: Path,
+    options: ScoreOptions,
+    workers: int,
+    stopping: threading.Event,
+    *,
+    beside: int = 1,
 ) -> Iterator[Timed]:
     """Threads or processes of this machine that answer chunks, until `stopping` is set. Raises RunError."""
     if wants_processes(live, options):
-        with Processes(live, plan, package, options, workers, stopping) as processes:
+        with Processes(live, plan, package, options, workers, stopping, beside=beside) as processes:
             yield processes
     else:
         live.again = again(options.transient_tries, stopping.wait)

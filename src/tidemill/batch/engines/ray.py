@@ -34,14 +34,15 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
     """
     if not shards:
         return
-    hearing = Hearing(work, shards, sealed)
+    errand = Errand.of(work)
+    hearing = Hearing(work, errand, shards, sealed)
     with _connected(work.options.engine.ray):
         import ray
         from ray.exceptions import RayError
 
         # Ray does not repeat what raises, only what dies.
         score = ray.remote(num_cpus=1, max_retries=work.options.engine.ray.max_retries)(_score)
-        package, errand = ship(work.live), Errand.of(work)
+        package = ship(work.live)
         plan = ray.put(msgspec.json.encode(work.plan))
         waiting = deque(shards)
         running: dict[ray.ObjectRef[Outcome], Shard] = {}

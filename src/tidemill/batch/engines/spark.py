@@ -45,9 +45,10 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
     """
     if not shards:
         return
-    hearing = Hearing(work, shards, sealed)
+    errand = Errand.of(work)
+    hearing = Hearing(work, errand, shards, sealed)
     with _session(work.options.engine.spark) as session:
-        job = _Job(work, session, shards)
+        job = _Job(work, errand, session, shards)
         try:
             while job.running():
                 hearing.hear(job.outcomes())
@@ -61,7 +62,7 @@ def run(work: Work, shards: Sequence[Shard], sealed: Callable[[Sealed], None]) -
 class _Job:
     """The job, on a thread of its own: an action blocks."""
 
-    def __init__(self, work: Work, session: SparkSession, shards: Sequence[Shard]) -> None:
+    def __init__(self, work: Work, errand: Errand, session: SparkSession, shards: Sequence[Shard]) -> None:
         from pyspark import InheritableThread
         from pyspark.accumulators import AddingAccumulatorParam
 
@@ -73,7 +74,7 @@ class _Job:
         tasks = len(shards)
         plan = self._context.broadcast(msgspec.json.encode(work.plan))
         indices = tuple(s.index for s in shards)
-        task = partial(_score, ship(session, work.live), plan, Errand.of(work), indices, self._gathered)
+        task = partial(_score, ship(session, work.live), plan, errand, indices, self._gathered)
 
         def act() -> None:
             self._context.setJobGroup(self._group, f"tidemill run {work.plan.run_id}", interruptOnCancel=True)

@@ -10,7 +10,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.stage import Kind
-from tidemill.batch.stores.objects import Objects
+from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
 from tidemill.errors import RunError, SinkError
 
@@ -49,6 +49,7 @@ class ObjectStage:
         self._objects = Objects(where, SinkError)
         self.where = self._objects.uri
         self._directory: Path | None = None
+        self._noted: dict[str, tuple[Entry, bytes]] = {}
 
     @property
     def spool(self) -> Path:
@@ -165,6 +166,22 @@ class ObjectStage:
 
     def get(self, name: str) -> bytes | None:
         return self._objects.get(name)
+
+    def note(self, name: str, data: bytes) -> None:
+        with suppress(RunError):
+            self._objects.put(f"notes/{name}", data)
+
+    def notes(self, below: str) -> dict[str, bytes]:
+        """What has not changed since the last time is not fetched again."""
+        with suppress(RunError):
+            entries = {e.name: e for e in self._objects.list(f"notes/{below}")}
+            new = [e for name, e in entries.items() if name not in self._noted or self._noted[name][0] != e]
+            with ThreadPoolExecutor(8, "tidemill-notes") as pool:
+                for entry, data in zip(new, pool.map(lambda e: self._objects.get(e.name), new), strict=True):
+                    if data is not None:
+                        self._noted[entry.name] = entry, data
+        start = f"notes/{below}/"
+        return {name.removeprefix(start): data for name, (_, data) in self._noted.items() if name.startswith(start)}
 
     def copy(self, kind: Kind, part: PartFile, objects: Objects, name: str) -> None:
         """Bring a kept file to a name elsewhere in a store: by the store itself, where that is its own bucket."""

@@ -37,7 +37,10 @@ def wants_processes(live: Live, options: ScoreOptions) -> bool:
 
 
 class Processes:
-    """Use as a context: leaving it ends the processes, whatever they do. Raises RunError if they cannot answer."""
+    """Use as a context: leaving it ends the processes, whatever they do. Raises RunError if they cannot answer.
+
+    `beside` is how many such sets of processes share the machine's cores and memory.
+    """
 
     ahead = AHEAD
 
@@ -49,6 +52,8 @@ class Processes:
         options: ScoreOptions,
         workers: int,
         stopping: threading.Event,
+        *,
+        beside: int = 1,
     ) -> None:
         self._scorer = Scorer(live, plan)
         manifest = live.package.manifest
@@ -61,13 +66,14 @@ class Processes:
             tries=options.transient_tries,
             parent=os.getpid(),
         )
-        limits = Limits(call_timeout=options.call_timeout, memory=options.worker_memory, share=_FREE / workers)
+        sharing = workers * beside
+        limits = Limits(call_timeout=options.call_timeout, memory=options.worker_memory, share=_FREE / sharing)
         self._pool: Pool[Scored] = Pool(
             begin,
             limits,
             workers,
             min(workers, _chunks(plan)),
-            max(1, cpu_budget() // workers),
+            max(1, cpu_budget() // sharing),
             stopping,
             # What may not be asked twice is asked a call at a time, so that no answer is lost with its neighbours.
             at_once=None if manifest.repeatable else live.call_rows,
