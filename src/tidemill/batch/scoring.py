@@ -18,7 +18,7 @@ from tidemill.errors import InputError, Problem, SourceError
 from tidemill.prediction.columns import output_arrays, output_schema
 from tidemill.prediction.live import Live
 
-__all__ = ["Answers", "Inline", "OutOfTime", "Scored", "Scorer", "Threads", "misread"]
+__all__ = ["Answers", "OutOfTime", "Scored", "Scorer", "Threads", "misread"]
 
 # Chunks that are read but not yet written, beside the one in hand: enough to keep a pool busy, no more.
 AHEAD = 2
@@ -84,20 +84,6 @@ class Scorer:
             good = batch.filter(pa.array(answered))
         columns = [*(good.column(n) for n in self._copied), *outputs]
         return Scored(batch.num_rows, pa.RecordBatch.from_arrays(columns, schema=self.schema), dead, errors)
-
-
-class Inline:
-    """Answers in the thread that reads and writes the shard."""
-
-    ahead = 0
-
-    def __init__(self, scorer: Scorer) -> None:
-        self._score = scorer.score
-
-    def submit(self, name: str, first_row: int, batch: pa.RecordBatch) -> Future[Scored]:
-        future: Future[Scored] = Future()
-        future.set_result(self._score(name, first_row, batch))
-        return future
 
 
 class Threads:

@@ -17,9 +17,9 @@ from urllib.parse import urlencode
 import msgspec
 import pyarrow as pa
 
-from tidemill.batch.databases.names import quoted, table_name
-from tidemill.batch.databases.reading import Reading, between, reading
-from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
+from tidemill.batch.databases.names import quoted
+from tidemill.batch.databases.reading import Reading, between, lanes, reading
+from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest, sink_table
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
@@ -30,11 +30,9 @@ from tidemill.batch.spool import copy, finish, spooled
 from tidemill.batch.stage import Stage
 from tidemill.batch.targets.base import Guarantee, Publication, run_stage
 from tidemill.errors import ConfigError, MissingExtra, RunError, SinkError, SourceError, first_line
-from tidemill.runtimes.cpu import cpu_budget
 
 __all__ = ["AdbcTarget", "find_adbc"]
 
-_LANES = 8
 _ROWS = 32_768
 
 
@@ -123,7 +121,7 @@ class _Read:
                 rows = batches if first is None else itertools.chain([first], batches)
                 return copy(spool, self._schema(reader.schema), rows, f"range-{number:05d}-")
 
-        with ThreadPoolExecutor(min(len(ranges), _lanes()), "tidemill-adbc") as pool:
+        with ThreadPoolExecutor(min(len(ranges), lanes()), "tidemill-adbc") as pool:
             futures = [pool.submit(one, i, c) for i, c in enumerate(ranges)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -177,7 +175,7 @@ class _Read:
     def _bounds(self, column: str, low: Any, high: Any) -> list[str]:
         if low is None or low == high:
             return []
-        count = 4 * _lanes()
+        count = 4 * lanes()
         if isinstance(low, int | float | decimal.Decimal) and not isinstance(low, bool):
             step = (float(high) - float(low)) / count
             numbers = [float(low) + step * i for i in range(1, count)]
@@ -191,20 +189,13 @@ class _Read:
         )
 
 
-def _lanes() -> int:
-    return min(_LANES, max(2, cpu_budget()))
-
-
 class AdbcTarget:
     """A table. The rows and the run's row go in one transaction, but what a driver makes of one is its own affair."""
 
     guarantee: Guarantee = "at least once"
 
     def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
-        options = dict(place.options)
-        if "table" not in options:
-            raise ConfigError(f"output {place.shown}: expected ?table=NAME")
-        self.table = table_name(options.pop("table"))
+        self.table, options = sink_table(place)
         if mode not in ("create", "append"):
             raise ConfigError(f"output {place.shown}: ADBC drivers create and append, got mode {mode}")
         del key

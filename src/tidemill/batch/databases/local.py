@@ -13,9 +13,9 @@ from urllib.parse import unquote
 import msgspec
 import pyarrow as pa
 
-from tidemill.batch.databases.names import TableName, quoted, quoted_list, table_name
+from tidemill.batch.databases.names import TableName, quoted, quoted_list
 from tidemill.batch.databases.reading import Reading, reading
-from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest
+from tidemill.batch.databases.runs import RUNS, decode_manifest, describe, keep_manifest, sink_table
 from tidemill.batch.inputs import Asked, Found
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
@@ -142,10 +142,7 @@ class LocalTarget:
     guarantee: Guarantee = "atomic"
 
     def __init__(self, dialect: Dialect, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
-        options = dict(place.options)
-        if "table" not in options:
-            raise ConfigError(f"output {place.shown}: expected ?table=NAME")
-        self.table = table_name(options.pop("table"))
+        self.table, options = sink_table(place)
         if options:
             raise ConfigError(f"output {place.shown}: unknown option {next(iter(options))!r}; expected table")
         self.dialect, self.place, self.mode, self.key = dialect, place, mode, key

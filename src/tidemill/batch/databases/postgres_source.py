@@ -17,19 +17,17 @@ import pyarrow.compute as pc
 from tidemill.batch.databases.names import quoted
 from tidemill.batch.databases.postgres_link import PostgresLink
 from tidemill.batch.databases.postgres_types import ReadColumn, read_column, read_values
-from tidemill.batch.databases.reading import Reading, between, reading
+from tidemill.batch.databases.reading import Reading, between, lanes, reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import InputFile, Place
 from tidemill.batch.spool import copy, finish, spooled
 from tidemill.errors import ConfigError, SourceError
-from tidemill.runtimes.cpu import cpu_budget
 
 if TYPE_CHECKING:
     import psycopg
 
 __all__ = ["find_postgres"]
 
-_MOST_CONNECTIONS = 8
 _MOST_RANGES = 1000
 _RANGE_BYTES = 64 << 20
 # Less than this is not worth a range of its own.
@@ -127,9 +125,9 @@ class _Snapshot:
         work: SimpleQueue[tuple[str, str]] = SimpleQueue()
         for pair in zip(names, conditions, strict=True):
             work.put(pair)
-        lanes = min(len(conditions), _lanes())
-        with ThreadPoolExecutor(lanes, "tidemill-postgres") as pool:
-            futures = [pool.submit(self._lane, spool, work) for _ in range(lanes)]
+        count = min(len(conditions), lanes())
+        with ThreadPoolExecutor(count, "tidemill-postgres") as pool:
+            futures = [pool.submit(self._lane, spool, work) for _ in range(count)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -209,7 +207,7 @@ class _Snapshot:
         row = self._connection.execute(sql).fetchone()
         low, high = row if row is not None and row[0] is not None else (0.0, 0.0)
         blocks = self._blocks()
-        count = _count(blocks * 8192) if blocks is not None else 4 * _lanes()
+        count = _count(blocks * 8192) if blocks is not None else 4 * lanes()
         numbers = sorted({low + (high - low) * i / count for i in range(1, count)})
         if found in _TIMES:
             return [_TIMES[found].format(repr(n)) for n in numbers]
@@ -217,11 +215,7 @@ class _Snapshot:
         return list(dict.fromkeys(f"{math.floor(n)}" if whole else f"{n!r}::float8" for n in numbers))
 
 
-def _lanes() -> int:
-    return min(_MOST_CONNECTIONS, max(2, cpu_budget()))
-
-
 def _count(nbytes: int) -> int:
     """How many ranges this much is read in: enough that no lane waits long for another at the end."""
-    least = min(4 * _lanes(), nbytes // _SMALL_RANGE)
+    least = min(4 * lanes(), nbytes // _SMALL_RANGE)
     return max(1, min(_MOST_RANGES, max(least, nbytes // _RANGE_BYTES)))

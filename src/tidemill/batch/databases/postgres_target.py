@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tidemill.batch.databases.names import TableName, literal, quoted, table_name
+from tidemill.batch.databases.names import TableName, literal, quoted
 from tidemill.batch.databases.postgres_link import PostgresLink
 from tidemill.batch.databases.postgres_move import move, repeated_key, staged_rows
 from tidemill.batch.databases.postgres_run import PostgresRun, taken_over, unfinished
 from tidemill.batch.databases.postgres_table import Wanted, check_place, check_table, existing_table, located
 from tidemill.batch.databases.postgres_types import written
-from tidemill.batch.databases.runs import RUNS, describe, keep_manifest
+from tidemill.batch.databases.runs import RUNS, describe, keep_manifest, sink_table
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
@@ -48,10 +48,7 @@ class PostgresTarget:
     guarantee: Guarantee = "atomic"
 
     def __init__(self, place: Place, mode: Mode, key: tuple[str, ...]) -> None:
-        options = dict(place.options)
-        if "table" not in options:
-            raise ConfigError(f"output {place.shown}: expected ?table=NAME")
-        self._given = table_name(options.pop("table"))
+        self._given, options = sink_table(place)
         swap = options.pop("swap", "")
         if swap not in ("", "rename") or (swap and mode != "overwrite"):
             raise ConfigError(

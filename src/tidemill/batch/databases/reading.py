@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from tidemill.batch.databases.names import TableName, table_name
 from tidemill.batch.places import Place
 from tidemill.errors import ConfigError
+from tidemill.runtimes.cpu import cpu_budget
 
-__all__ = ["Reading", "between", "reading"]
+__all__ = ["Reading", "between", "lanes", "reading"]
+
+_MOST_LANES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,8 @@ def between(name: str, bounds: Sequence[str], *, nulls: bool) -> list[str]:
     first = f"{name} < {bounds[0]}" + (f" OR {name} IS NULL" if nulls else "")
     middle = [f"{name} >= {a} AND {name} < {b}" for a, b in itertools.pairwise(bounds)]
     return [first, *middle, f"{name} >= {bounds[-1]}"]
+
+
+def lanes() -> int:
+    """How many connections read ranges side by side: one a core, but two at least, as each waits for the server."""
+    return min(_MOST_LANES, max(2, cpu_budget()))

@@ -7,16 +7,25 @@ from pathlib import Path
 import msgspec
 
 from tidemill.batch.blobs import remote
+from tidemill.batch.databases.names import TableName, table_name
 from tidemill.batch.ledger import write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.targets.base import run_stage
-from tidemill.errors import SinkError
+from tidemill.errors import ConfigError, SinkError
 
-__all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest"]
+__all__ = ["RUNS", "decode_manifest", "describe", "keep_manifest", "sink_table"]
 
 # The table, beside the target, that tells which runs it holds.
 RUNS = "tidemill_runs"
+
+
+def sink_table(place: Place) -> tuple[TableName, dict[str, str]]:
+    """The table that a target writes, and the options that are left. Raises ConfigError where none is named."""
+    options = dict(place.options)
+    if "table" not in options:
+        raise ConfigError(f"output {place.shown}: expected ?table=NAME")
+    return table_name(options.pop("table")), options
 
 
 def describe(place: Place, mode: Mode, key: tuple[str, ...], run_id: str) -> SinkPlace:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tidemill.batch.blobs import remote
+from tidemill.batch.databases.names import quoted
 from tidemill.batch.lake.columns import delta_schema, fitted
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.lake.records import Records
@@ -320,7 +321,7 @@ class _Merge(_Commit):
         if table is None:
             raise RunError(f"{self._shown}: the table was removed while the run was going")
         key = self._plan.job.sink.key
-        same = " AND ".join(f"target.{_quoted(k)} = source.{_quoted(k)}" for k in key)
+        same = " AND ".join(f"target.{quoted(k)} = source.{quoted(k)}" for k in key)
         source = pa.RecordBatchReader.from_batches(self._schema, self._batches())
         merger = table.merge(source, same, source_alias="source", target_alias="target", commit_properties=properties)
         merger.when_matched_update_all().when_not_matched_insert_all().execute()
@@ -329,7 +330,3 @@ class _Merge(_Commit):
         for marker in self._sealed:
             for batch in read_part(self._stage.fetch("parts", marker.part.name), 32_768):
                 yield batch.cast(self._schema) if batch.schema != self._schema else batch
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -88,10 +88,10 @@ def conform(batch: pa.RecordBatch, schema: pa.Schema, name: str, row: int) -> pa
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def unique(names: Sequence[str], file: str) -> None:
-    """Raises SourceError where two columns of a file have one name."""
+def unique(names: Sequence[str], where: str) -> None:
+    """Raises SourceError where two columns of a file, or of a query, have one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise SourceError(f"{file}: two columns are called {name!r}; rename one")
+            raise SourceError(f"{where}: two columns are called {name!r}; rename one")
         seen.add(name)

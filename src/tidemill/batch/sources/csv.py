@@ -14,7 +14,7 @@ import pyarrow.csv as pa_csv
 
 from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
-from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
+from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unique, unreadable
 from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
 from tidemill.errors import SourceError
 
@@ -97,9 +97,7 @@ def _header(file: Blob) -> list[str]:
             names: list[str] = reader.schema.names
     except pa.ArrowException as error:
         raise SourceError(f"{name}: its line of column names cannot be read: {error}") from None
-    repeated = next((n for i, n in enumerate(names) if n in names[:i]), None)
-    if repeated is not None:
-        raise SourceError(f"{name}: two columns are called {repeated!r}; rename one")
+    unique(names, name)
     return names
 
 
