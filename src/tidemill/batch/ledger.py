@@ -17,9 +17,11 @@ __all__ = [
     "PartFile",
     "PieceCount",
     "Sealed",
+    "aside",
     "decode_kept",
     "disk_refused",
     "part_file",
+    "put_in_place",
     "sync_directory",
     "write_durably",
 ]
@@ -87,6 +89,22 @@ def write_durably(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.rename(aside, path)
         sync_directory(path.parent)
+    except OSError as error:
+        raise disk_refused(path, error) from error
+
+
+def aside(path: Path, run_id: str) -> Path:
+    """Where a run makes ready what takes the place of `path` once its output is there."""
+    return path.with_name(f".{path.name}.tidemill-{run_id}")
+
+
+def put_in_place(path: Path, run_id: str) -> None:
+    """Put it there, unless that was done already. Raises SinkError."""
+    try:
+        os.rename(aside(path, run_id), path)
+        sync_directory(path.parent)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise disk_refused(path, error) from error
 

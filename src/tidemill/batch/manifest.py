@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,10 @@ from tidemill.config import Config
 from tidemill.errors import RunError
 
 __all__ = ["FileCount", "Quarantined", "RunManifest", "checked_manifest", "dead_place", "find_manifest"]
+
+
+# Files that are counted at once: in a store each is asked for, and the answers take their time.
+_COUNTED = 16
 
 
 class FileCount(Config, frozen=True, kw_only=True):
@@ -108,13 +113,18 @@ def checked_manifest(
     read, dead = [0] * len(plan.files), [0] * len(plan.files)
     errors: Counter[str] = Counter()
     written = 0
-    for marker in sealed:
+
+    def counted(marker: Sealed) -> tuple[int, int]:
+        rows = stage.rows("parts", marker.part, plan.job.sink.format)
+        return rows, stage.rows("dead", marker.dead, "parquet") if marker.dead is not None else 0
+
+    with ThreadPoolExecutor(_COUNTED, "tidemill-count") as pool:
+        counts = list(pool.map(counted, sealed))
+    for marker, (rows, letters) in zip(sealed, counts, strict=True):
         for piece in marker.pieces:
             read[piece.file] += piece.read
             dead[piece.file] += piece.dead
         errors.update(marker.errors)
-        rows = stage.rows("parts", marker.part, plan.job.sink.format)
-        letters = stage.rows("dead", marker.dead, "parquet") if marker.dead is not None else 0
         if rows + letters != marker.read or letters != marker.dead_rows or letters != sum(marker.errors.values()):
             raise RunError(
                 f"shard {marker.shard}: {marker.read} rows were read, its part holds {rows} and its dead letters "

@@ -17,17 +17,14 @@ from tidemill.batch.ledger import Sealed, decode_kept
 from tidemill.batch.manifest import RunManifest, checked_manifest
 from tidemill.batch.options import RunReport
 from tidemill.batch.plan import Plan
-from tidemill.batch.stage import Stage
+from tidemill.batch.stage import HELD, Stage
 from tidemill.batch.targets import Publication, Target
-from tidemill.batch.targets.letters import join_dead
+from tidemill.batch.targets.letters import place_dead, ready_dead
 from tidemill.batch.watch import Watch
 from tidemill.config import Config
 from tidemill.errors import BudgetExceeded, Held, RunError
 
-__all__ = ["HELD", "Observer", "cpu_seconds", "peak_rss", "publish_held", "report", "run_plan"]
-
-# In a stage: the run is complete and waits for somebody's decision.
-HELD = "held.json"
+__all__ = ["Observer", "cpu_seconds", "peak_rss", "publish_held", "report", "run_plan"]
 
 
 class Observer(Protocol):
@@ -125,6 +122,8 @@ def publish_held(stage: Stage, target: Target) -> RunManifest:
             record = _publish(
                 plan, decode_kept(told, RunManifest, f"{stage.where}/manifest.json"), schema, stage, target
             )
+        else:
+            place_dead(record)
         stage.remove()
     return record
 
@@ -153,10 +152,10 @@ def _publish(plan: Plan, held: RunManifest, schema: pa.Schema, stage: Stage, tar
 
 
 def _commit(record: RunManifest, markers: Sequence[Sealed], stage: Stage, publication: Publication) -> RunManifest:
-    job = record.plan.job
-    if record.dead and not (job.sink.directory and job.dead_letters is None):
-        join_dead(record, markers, stage)
-    return publication.commit(record, markers)
+    ready_dead(record, markers, stage)
+    record = publication.commit(record, markers)
+    place_dead(record)
+    return record
 
 
 def report(

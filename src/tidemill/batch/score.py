@@ -36,7 +36,7 @@ from tidemill.batch.plan import (
 from tidemill.batch.run import Observer, report, run_plan
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.batch.targets import Target, open_target
-from tidemill.batch.targets.files import FileTarget
+from tidemill.batch.targets.letters import place_dead
 from tidemill.batch.watch import Watch
 from tidemill.config import decode
 from tidemill.errors import BudgetExceeded, Held, RunError
@@ -105,6 +105,7 @@ def begin(
     options, run_id, live, target, done = ready.options, ready.run_id, ready.live, ready.target, ready.done
     stage = open_stage(options.stage or target.stage(run_id))
     if done is not None:
+        place_dead(done)
         found = ready.find(None, done.plan.origin)
         if found is None:
             _refuse(run_id, job_differences(done.plan, ready.job, package_id(live)))

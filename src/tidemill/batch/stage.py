@@ -6,6 +6,7 @@ shards/      a marker for each sealed shard: its counts, and the checksums of wh
 parts/       sealed parts; becomes the output when that is a directory
 dead/        sealed dead letters
 spool/       a copy of an input that cannot be read in place
+output/      rows by partition, where a directory is laid out so; becomes the output
 replaced/    the old output, where no file system exchanges it for the new one in one step
 work/        what is being written; means nothing to a resume
 held.json    the run is complete, and waits for somebody's decision
@@ -36,13 +37,25 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.errors import ConfigError, RunError
 
-__all__ = ["HELD", "REPLACED", "Kind", "LocalStage", "Stage", "not_a_stage", "open_stage", "remove_stage", "strange"]
+__all__ = [
+    "HELD",
+    "REPLACED",
+    "SPREAD",
+    "Kind",
+    "LocalStage",
+    "Stage",
+    "not_a_stage",
+    "open_stage",
+    "remove_stage",
+    "strange",
+]
 
 Kind = Literal["parts", "dead"]
 HELD = "held.json"
 REPLACED = "replaced"
+SPREAD = "output"
 _FILES = ("plan.json", "manifest.json", HELD)
-_DIRECTORIES = ("shards", "parts", "dead", "work", "notes", "spool", REPLACED)
+_DIRECTORIES = ("shards", "parts", "dead", "work", "notes", "spool", SPREAD, REPLACED)
 _OWN = frozenset({"lock", *_FILES, *(f"{name}.new" for name in _FILES), *_DIRECTORIES})
 # Out of the way, to be removed.
 _ASIDE = re.compile(r"work-[0-9a-f]{8}\Z")
@@ -307,7 +320,7 @@ class LocalStage:
         remove_stage(self.path)
 
     def remove_unused(self) -> None:
-        for name in ("shards", "dead", "spool", REPLACED):
+        for name in ("shards", "dead", "spool", SPREAD, REPLACED):
             if (self.path / name).is_dir() and any((self.path / name).iterdir()):
                 return
         self.remove()

@@ -16,7 +16,7 @@ from tidemill.batch.job import Job, read_job
 from tidemill.batch.jobs.hooks import Hooks
 from tidemill.batch.jobs.index import RunIndex, RunRecord, now, seen_now, this_process
 from tidemill.batch.jobs.metrics import Metrics
-from tidemill.batch.jobs.telling import tell_end
+from tidemill.batch.jobs.telling import keep_record, tell_end
 from tidemill.batch.ledger import decode_kept
 from tidemill.batch.places import parse_place
 from tidemill.batch.plan import Plan
@@ -24,6 +24,7 @@ from tidemill.batch.run import publish_held
 from tidemill.batch.stage import LocalStage, Stage, open_stage
 from tidemill.batch.targets import Target, open_target
 from tidemill.batch.targets.files import FileTarget, put_back
+from tidemill.batch.targets.letters import drop_dead
 from tidemill.errors import ConfigError, RunError
 
 __all__ = ["cancel_run", "discard_run", "publish_run"]
@@ -42,14 +43,14 @@ def publish_run(run_id: str, index: RunIndex, tell: Callable[[str], None]) -> Ru
         raise RunError(f"run {run_id} is {before.state}; it is not held")
     target, stage = _target(before), _stage(before)
     record = msgspec.structs.replace(before, state="committing", driver=this_process(), updated_at=now())
-    index.write(record)
+    keep_record(record, index, tell)
     try:
-        manifest = publish_held(stage, target) if _holds_plan(before, stage) else target.committed(run_id)
+        manifest = publish_held(stage, target) if _plan(before, stage) else target.committed(run_id)
         if manifest is None:
             raise RunError(f"run {run_id}: {before.stage} holds it no more, and {before.output} does not have it")
     except BaseException as error:
         told = str(error) or type(error).__name__
-        index.write(msgspec.structs.replace(before, updated_at=now(), error=told))
+        keep_record(msgspec.structs.replace(before, updated_at=now(), error=told), index, tell)
         raise
     record = msgspec.structs.replace(
         record,
@@ -76,10 +77,13 @@ def discard_run(run_id: str, index: RunIndex, tell: Callable[[str], None]) -> Ru
     target, stage = _target(record), _stage(record)
     if target.committed(run_id) is not None:
         raise RunError(f"run {run_id} is published already; `tidemill run publish {run_id}` puts that on record")
-    if _holds_plan(record, stage):
+    plan = _plan(record, stage)
+    if plan is not None:
         with stage.held():
             if isinstance(target, FileTarget) and isinstance(stage, LocalStage):
                 put_back(stage.path, target.path)
+                target.forget(run_id)
+            drop_dead(plan)
             stage.remove()
     record = msgspec.structs.replace(
         record,
@@ -134,15 +138,15 @@ def _stage(record: RunRecord) -> Stage:
     return open_stage(record.stage)
 
 
-def _holds_plan(record: RunRecord, stage: Stage) -> bool:
-    """Whether the stage is still that of this run. Raises RunError where it is another's."""
+def _plan(record: RunRecord, stage: Stage) -> Plan | None:
+    """The plan of this run, if the stage still has it. Raises RunError where it is another's."""
     data = stage.get("plan.json") if remote(record.stage) or Path(record.stage).is_dir() else None
     if data is None:
-        return False
+        return None
     plan = decode_kept(data, Plan, f"{record.stage}/plan.json")
     if plan.run_id != record.run_id:
         raise RunError(f"run {record.run_id}: {record.stage} holds run {plan.run_id}")
-    return True
+    return plan
 
 
 def _target(record: RunRecord) -> Target:

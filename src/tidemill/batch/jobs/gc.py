@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,9 +19,9 @@ import msgspec
 from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import STORES, parse_place
-from tidemill.batch.run import HELD
-from tidemill.batch.stage import REPLACED, open_stage
+from tidemill.batch.stage import HELD, REPLACED, SPREAD, open_stage, remove_stage, strange
 from tidemill.batch.targets.base import RUNS
+from tidemill.batch.targets.files import FileTarget
 from tidemill.errors import ConfigError, TidemillError
 
 __all__ = ["Left", "collect", "duration"]
@@ -30,7 +29,9 @@ __all__ = ["Left", "collect", "duration"]
 _DATABASES = ("postgresql", "postgres")
 _STAGE = re.compile(rf"\.(?P<output>.+)\.tidemill-(?P<run>{RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
-_INSIDE = frozenset({"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "spool", REPLACED})
+_INSIDE = frozenset(
+    {"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "notes", "spool", SPREAD, REPLACED}
+)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -63,21 +64,28 @@ def collect(places: Sequence[str], older_than: timedelta, index: RunIndex, *, dr
     named = list(places) or [p for r in records.values() for p in (r.stage, r.output) if p] + [os.curdir]
     found: list[Left] = []
     for place in dict.fromkeys(named):
-        parsed = parse_place(place)
-        if parsed.scheme in (*STORES, *_DATABASES):
-            look = _in_store if parsed.scheme in STORES else _in_database
-            try:
-                found += look(place, older_than, records, dry_run)
-            except TidemillError as error:
-                if places:
-                    raise
-                found.append(Left(kind="place", where=parsed.shown, age=0.0, kept=f"cannot be looked at: {error}"))
-        elif not parsed.scheme:
-            found += _below(Path(parsed.body).absolute(), older_than, records, dry_run)
+        try:
+            found += _looked(place, older_than, records, dry_run)
+        except (TidemillError, OSError) as error:
+            if places:
+                raise
+            # Records are of any version; what one of them names stands in nobody's way.
+            told = error.strerror if isinstance(error, OSError) else error
+            found.append(Left(kind="place", where=place, age=0.0, kept=f"cannot be looked at: {told}"))
     found = list({left.where: left for left in found}.values())
     if not places:
         found += _records(records.values(), older_than, index, dry_run)
     return found
+
+
+def _looked(place: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
+    parsed = parse_place(place)
+    if parsed.scheme in STORES:
+        yield from _in_store(place, older_than, records, dry_run)
+    elif parsed.scheme in _DATABASES:
+        yield from _in_database(place, older_than, records, dry_run)
+    elif not parsed.scheme:
+        yield from _below(Path(parsed.body).absolute(), older_than, records, dry_run)
 
 
 def _below(path: Path, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
@@ -90,8 +98,9 @@ def _below(path: Path, older_than: timedelta, records: Mapping[str, RunRecord], 
         if entry.is_dir(follow_symlinks=False):
             yield from _stage(Path(entry.path), older_than, dry_run)
         elif entry.is_file(follow_symlinks=False):
-            yield from _aside(Path(entry.path), records.get(named["run"]), older_than, dry_run)
-    own = [path] if path.parent.name == RUNS else []
+            why = _waited_for(records.get(named["run"])) or _placed(Path(entry.path), named["output"], named["run"])
+            yield from _ready(Path(entry.path), why, older_than, dry_run)
+    own = [path] if path.parent.name == RUNS and not path.is_symlink() else []
     for stage in [*own, *(Path(e.path) for e in _entries(path / RUNS) if e.is_dir(follow_symlinks=False))]:
         yield from _stage(stage, older_than, dry_run)
 
@@ -112,6 +121,10 @@ def _stage(path: Path, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
     if age is None or age < older_than.total_seconds():
         return
     left = Left(kind="stage", where=str(path), age=age, bytes=_size(path))
+    other = strange(inside)
+    if other is not None:
+        yield msgspec.structs.replace(left, kept=f"holds {other}, which no run of this version has put there")
+        return
     with _locked(path) as ours:
         # Once more, now that no driver can begin: one may have been at it just before.
         now = {e.name for e in _entries(path)}
@@ -126,7 +139,7 @@ def _stage(path: Path, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
             )
         else:
             if not dry_run:
-                _remove(path)
+                remove_stage(path)
             yield msgspec.structs.replace(left, kept="cannot be removed" if not dry_run and path.exists() else "")
 
 
@@ -157,30 +170,29 @@ def _locked(stage: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def _remove(stage: Path) -> None:
-    """The lock goes last: until then no driver takes the stage for one that it can go on with. The driver of a run that
-    has just been published may be removing the stage, too.
-    """
-    for entry in _entries(stage):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        elif entry.name != "lock":
-            Path(entry.path).unlink(missing_ok=True)
-    (stage / "lock").unlink(missing_ok=True)
-    with suppress(OSError):  # a run that has begun anew in it, or what may not be removed
-        stage.rmdir()
-
-
-def _aside(path: Path, record: RunRecord | None, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
-    """Dead letters of a run that died while they were joined."""
-    stat = path.lstat()
+def _ready(path: Path, why: str, older_than: timedelta, dry_run: bool) -> Iterator[Left]:
+    """Dead letters or the manifest of a run that died at its commit, while they were made ready."""
+    try:
+        stat = path.lstat()
+    except FileNotFoundError:  # asking for its run has put it in place
+        return
     age = time.time() - stat.st_mtime
     if age < older_than.total_seconds():
         return
-    why = _waited_for(record)
     if not why and not dry_run:
         path.unlink(missing_ok=True)
-    yield Left(kind="dead letters", where=str(path), age=age, bytes=stat.st_size, kept=why)
+    yield Left(kind="made ready", where=str(path), age=age, bytes=stat.st_size, kept=why)
+
+
+def _placed(path: Path, beside: str, run_id: str) -> str:
+    """Why what was made ready may still be wanted: its run is published. "" where it is not."""
+    name = beside.removesuffix(".dead.parquet").removesuffix(".manifest.json")
+    output = path.with_name(name)
+    if name != beside and output.is_file():
+        with suppress(ConfigError):  # no output of ours has such a name
+            if FileTarget(parse_place(str(output)), "create", ()).committed(run_id) is not None:
+                return "its run is published: the same command with its run id puts it in place"
+    return ""
 
 
 def _in_store(uri: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
@@ -259,7 +271,11 @@ def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunInde
         if age < older_than.total_seconds():
             continue
         path = index.path(record.run_id)
-        left = Left(kind="record", where=str(path), age=age, bytes=path.stat().st_size)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # somebody else collects, too
+            continue
+        left = Left(kind="record", where=str(path), age=age, bytes=size)
         last = index.last_done(record.job) if record.job else None
         why = _waited_for(record)
         if not why and last is not None and last.run_id == record.run_id:

@@ -11,34 +11,38 @@ from tidemill.batch.jobs.index import RunRecord, now
 from tidemill.batch.ledger import decode_kept
 from tidemill.batch.manifest import RunManifest, find_manifest
 from tidemill.batch.plan import Plan
-from tidemill.batch.run import HELD
-from tidemill.batch.stage import Stage, open_stage
+from tidemill.batch.stage import HELD, Stage, open_stage
+from tidemill.batch.targets.published import published, unpublished
 from tidemill.errors import NotFound, RunError
 
 __all__ = ["recall"]
 
 
 def recall(place: str) -> RunRecord:
-    """The record of the run whose output, manifest or stage this is. Raises NotFound, RunError where it is damaged."""
+    """The record of the run whose output, manifest or stage this is. Raises NotFound, RunError where it is damaged or
+    its target does not hold the run, and SinkError where that cannot be asked.
+    """
     found = find_manifest(place)
+    manifest = None
     if found is not None:
-        where, manifest = found
-        return _of_manifest(decode_kept(manifest, RunManifest, where), where)
-    if not remote(place):
-        path = Path(place).absolute()
-        if not path.is_dir():
-            raise NotFound(f"{place}: neither an output with a manifest, nor a manifest, nor a stage")
-        place = str(path)
-    stage = open_stage(place)
-    data = stage.get("plan.json")
-    if data is None:
-        raise NotFound(f"{place}: neither an output with a manifest, nor a manifest, nor a stage")
-    return _of_stage(stage, decode_kept(data, Plan, f"{place}/plan.json"))
+        manifest = decode_kept(found[1], RunManifest, found[0])
+        if manifest.state != "done":
+            above = found[0].rpartition("/")[0]
+            raise RunError(f"{found[0]}: is of a run that is {manifest.state}; give its stage, {above}")
+        there = published(found[0], manifest)
+        if there is not None:
+            return _of_manifest(there, found[0])
+    where = place if remote(place) else str(Path(place).absolute())
+    stage = open_stage(where) if remote(place) or Path(where).is_dir() else None
+    plan = None if stage is None else stage.get("plan.json")
+    if stage is not None and plan is not None:
+        return _of_stage(stage, decode_kept(plan, Plan, f"{where}/plan.json"))
+    if found is not None and manifest is not None:
+        raise unpublished(found[0], manifest)
+    raise NotFound(f"{place}: neither an output with a manifest, nor a manifest, nor a stage")
 
 
 def _of_manifest(manifest: RunManifest, where: str) -> RunRecord:
-    if manifest.state != "done":
-        raise RunError(f"{where}: is of a run that is {manifest.state}; give its stage, {where.rpartition('/')[0]}")
     return msgspec.structs.replace(
         _common(manifest.plan),
         job=manifest.job,

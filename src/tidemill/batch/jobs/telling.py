@@ -11,7 +11,7 @@ from tidemill.batch.jobs.hooks import Hooks, run_hooks
 from tidemill.batch.jobs.index import RunIndex, RunRecord, now
 from tidemill.batch.jobs.metrics import Metrics, push, write_textfile
 
-__all__ = ["tell_end", "tell_metrics"]
+__all__ = ["keep_record", "tell_end", "tell_metrics"]
 
 _LEFT_OUT = frozenset({"format", "outputs", "driver", "hooks"})
 
@@ -22,14 +22,14 @@ def tell_end(
     """Put the end of a run on record, run its hooks, put on record what became of them, and tell the metrics. `warn`
     hears of each thing that went wrong.
     """
-    _keep(record, index, warn)
+    keep_record(record, index, warn)
     results = run_hooks(hooks, {name: value for name, value in record.plain().items() if name not in _LEFT_OUT})
     for result in results:
         if not result.passed:
             warn(f"hook {result.kind}: {result.told}")
     if results:
         record = msgspec.structs.replace(record, hooks=tuple(results), updated_at=now())
-        _keep(record, index, warn)
+        keep_record(record, index, warn)
     last_done = index.last_done(record.job, but=record.run_id) if record.job else None
     tell_metrics(record, last_done, metrics, warn)
     return record
@@ -45,7 +45,8 @@ def tell_metrics(record: RunRecord, last_done: RunRecord | None, metrics: Metric
                 warn(f"metrics are not told: {error}")
 
 
-def _keep(record: RunRecord, index: RunIndex, warn: Callable[[str], None]) -> None:
+def keep_record(record: RunRecord, index: RunIndex, warn: Callable[[str], None]) -> None:
+    """Put a run on record; `warn` hears of an index that cannot be written, which changes nothing of the run."""
     try:
         index.write(record)
     except OSError as error:

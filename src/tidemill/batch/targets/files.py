@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pyarrow as pa
 
-from tidemill.batch.ledger import Sealed, disk_refused, sync_directory, write_durably
+from tidemill.batch.ledger import Sealed, aside, disk_refused, put_in_place, sync_directory, write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace, sink_format
 from tidemill.batch.plan import Plan
@@ -58,8 +58,17 @@ class FileTarget:
         return str(self.path.parent / f".{self.path.name}.tidemill-{run_id}")
 
     def committed(self, run_id: str) -> RunManifest | None:
-        found = self._found()
+        found = self._found(self._manifest)
+        if not self.directory and (found is None or found.run_id != run_id):
+            # A crash between the commit and the manifest's own place leaves it where it was made ready.
+            found = self._found(aside(self._manifest, run_id))
+            if found is not None:
+                put_in_place(self._manifest, run_id)
         return found if found is not None and found.run_id == run_id else None
+
+    def forget(self, run_id: str) -> None:
+        """The run will never be committed: take away the manifest that was made ready."""
+        aside(self._manifest, run_id).unlink(missing_ok=True)
 
     def allow(self) -> None:
         path = self.path
@@ -69,7 +78,7 @@ class FileTarget:
             raise RunError(f"{path}: exists; choose another output, or pass --overwrite")
         if path.is_dir() != self.directory:
             raise RunError(f"{path}: is {'a directory' if path.is_dir() else 'a file'}; it is left alone")
-        if self.directory and self._found() is None and any(path.iterdir()):
+        if self.directory and self._found(self._manifest) is None and any(path.iterdir()):
             raise RunError(
                 f"{path}: is not an output of Tidemill (no {DIRECTORY}/manifest.json); it is left alone; "
                 "remove it yourself"
@@ -92,14 +101,14 @@ class FileTarget:
         """Where the manifest of a committed output lies: inside a directory, beside a file."""
         return self.path / DIRECTORY / "manifest.json" if self.directory else Path(f"{self.path}.manifest.json")
 
-    def _found(self) -> RunManifest | None:
-        """The manifest of the output that is there now, or None where there is none, or not one of ours.
+    def _found(self, place: Path) -> RunManifest | None:
+        """The manifest at a place, if it is that of the output that is there now.
 
         A directory carries its manifest inside. A file must be the one its manifest names: by the run id inside it
         (Parquet, Arrow), by its SHA-256 (CSV, JSON lines).
         """
         try:
-            manifest = msgspec.json.decode(self._manifest.read_bytes(), type=RunManifest)
+            manifest = msgspec.json.decode(place.read_bytes(), type=RunManifest)
         except (OSError, msgspec.DecodeError):
             return None
         if self.directory:
@@ -204,15 +213,14 @@ class _File:
         plan = manifest.plan
         target = Path(plan.job.sink.uri)
         record = msgspec.structs.replace(manifest, parts=(self._joined.finish(),))
-        write_durably(Path(plan.job.sink.manifest), msgspec.json.encode(record))
+        beside = Path(plan.job.sink.manifest)
+        write_durably(aside(beside, plan.run_id), msgspec.json.encode(record))
         if self._overwrite:
             os.rename(self._joined.path, target)
         else:
             rename_new(self._joined.path, target)
         sync_directory(target.parent)
-        if not manifest.dead and plan.job.dead_letters is None:
-            # Those of an output that was here before are not this one's.
-            Path(plan.job.sink.dead).unlink(missing_ok=True)
+        put_in_place(beside, plan.run_id)
         return record
 
 

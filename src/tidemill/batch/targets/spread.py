@@ -17,7 +17,7 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
-from tidemill.batch.stage import LocalStage, Stage
+from tidemill.batch.stage import SPREAD, LocalStage, Stage
 from tidemill.batch.targets.base import Publication
 from tidemill.batch.targets.files import FileTarget, interrupted, publish_directory, refused
 from tidemill.batch.targets.order import InOrder
@@ -49,7 +49,7 @@ class SpreadTarget(FileTarget):
         if not isinstance(stage, LocalStage):
             raise ConfigError(f"output {self._shown}: a directory needs a stage beside it, got {stage.where}")
         if interrupted(stage.path, self.path):
-            return _Finished(stage.path / "output", self.path, stage.path)
+            return _Finished(stage.path / SPREAD, self.path, stage.path)
         overwrite = self._mode == "overwrite"
         return _Spread(plan, stage, schema, self.path, self._spread.keys, self._spread.file_bytes, overwrite=overwrite)
 
@@ -69,7 +69,7 @@ class _Spread:
         overwrite: bool,
     ) -> None:
         self._stage, self._target, self._overwrite = stage.path, target, overwrite
-        self._directory = stage.path / "output"
+        self._directory = stage.path / SPREAD
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
         self._writer = PartitionWriter(self._directory, schema, plan.stamp, keys, file_bytes)

@@ -17,6 +17,8 @@ from tidemill.errors import Problem
 __all__ = ["Answered", "Ask", "Begin", "Channel", "Misread", "Ready", "Shared", "Unable"]
 
 _MOST = 1 << 20
+# Bytes of the length that a message begins with.
+_HEAD = 4
 _MOST_FDS = 2
 _PROBLEMS = msgspec.msgpack.Decoder(list[Problem])
 
@@ -81,30 +83,34 @@ class Channel:
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Raises OSError when the other end is gone."""
         data = self._encoder.encode(message)
-        framed = len(data).to_bytes(4, "little") + data
+        framed = len(data).to_bytes(_HEAD, "little") + data
         sent = socket.send_fds(self.socket, [framed], fds)
         if sent < len(framed):
             self.socket.sendall(framed[sent:])
 
     def receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and the files that came with it, which are the caller's to close; None at the end."""
+        """The next message and the files that came with it, which are the caller's to close; None where the other end
+        is gone, be it in the middle of a message.
+        """
+        fds: list[int] = []
         try:
-            data, fds, _, _ = socket.recv_fds(self.socket, 4, _MOST_FDS)
-            while data and len(data) < 4:
-                data += self.socket.recv(4 - len(data)) or b"\0\0\0\0"
-            if not data:
-                return None
-            length = int.from_bytes(data, "little")
-            body = b""
-            while len(body) < length:
-                more = self.socket.recv(min(_MOST, length - len(body)))
-                if not more:
-                    _close(fds)
-                    return None
-                body += more
+            head, fds, _, _ = socket.recv_fds(self.socket, _HEAD, _MOST_FDS)
+            head += self._exactly(_HEAD - len(head))
+            body = self._exactly(int.from_bytes(head, "little"))
         except ConnectionError:
+            _close(fds)
             return None
         return self._decoder.decode(body), fds
+
+    def _exactly(self, length: int) -> bytes:
+        """So many bytes. Raises ConnectionError where the other end is gone before."""
+        found = b""
+        while len(found) < length:
+            more = self.socket.recv(min(_MOST, length - len(found)))
+            if not more:
+                raise ConnectionAbortedError
+            found += more
+        return found
 
     def close(self) -> None:
         self.socket.close()
