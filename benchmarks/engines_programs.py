@@ -4,6 +4,7 @@ spark_hand     read.parquet → mapInArrow with ONNX Runtime → write.parquet
 spark_score    the same with tidemill.spark.score
 spark_engine   tidemill.score with engine "spark"
 ray_hand       read_parquet → map_batches with ONNX Runtime in actors → write_parquet
+ray_plain      the same as Ray's own settings have it: dicts of NumPy arrays, batches and actors as they come
 ray_score      the same with tidemill.ray.score
 ray_engine     tidemill.score with engine "ray"
 """
@@ -55,11 +56,8 @@ class Trees:
         features = np.empty((batch.num_rows, batch.num_columns), np.float32)
         for j, column in enumerate(batch.columns):
             features[:, j] = column.to_numpy()
-        starts = range(0, len(features), CALL_ROWS)
-        calls = [self._session.run(None, {self._input: features[i : i + CALL_ROWS]}) for i in starts]
         arrays = []
-        for parts in zip(*calls, strict=True):
-            values = np.concatenate(parts)
+        for values in self.values(features).values():
             flat = pa.array(values.reshape(-1))
             if values.ndim == 1:
                 arrays.append(flat)
@@ -68,8 +66,21 @@ class Trees:
                 arrays.append(pa.ListArray.from_arrays(offsets, flat))
         return pa.RecordBatch.from_arrays(arrays, self._names)
 
+    def values(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of rows, by name."""
+        starts = range(0, len(features), CALL_ROWS)
+        calls = [self._session.run(None, {self._input: features[i : i + CALL_ROWS]}) for i in starts]
+        return {n: np.concatenate(parts) for n, parts in zip(self._names, zip(*calls, strict=True), strict=True)}
+
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_batches([self.answer(batch) for batch in table.combine_chunks().to_batches()])
+
+
+class PlainTrees(Trees):
+    """The same for Ray's own format of batches."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self.values(np.column_stack(list(batch.values())))
 
 
 @contextmanager
@@ -146,6 +157,17 @@ def ray_hand(model: str, source: str, target: str) -> None:
         found.write_parquet(target)
 
 
+def ray_plain(model: str, source: str, target: str) -> None:
+    """One actor of one core, so that the other is left to read with; the rest as Ray has it."""
+    import ray.data
+
+    with ray_cluster():
+        found = ray.data.read_parquet(source).map_batches(
+            PlainTrees, fn_constructor_args=(model,), compute=ray.data.ActorPoolStrategy(size=CORES - 1)
+        )
+        found.write_parquet(target)
+
+
 def ray_score(package: str, source: str, target: str) -> None:
     """With reasons beside each row, which are written too."""
     import ray.data
@@ -166,14 +188,14 @@ def ray_engine(package: str, source: str, target: str) -> None:
         tidemill.score(package, source, target, engine={"name": "ray"})
 
 
-PROGRAMS = {f.__name__: f for f in (spark_hand, spark_score, spark_engine, ray_hand, ray_score, ray_engine)}
+PROGRAMS = {f.__name__: f for f in (spark_hand, spark_score, spark_engine, ray_hand, ray_plain, ray_score, ray_engine)}
 
 
 def main(program: str, model: str, package: str, source: str, target: str, seconds: str) -> None:
     """Run one of them; `seconds` is the file for the time that it took without the start of its cluster."""
     # Before Ray is imported: it then keeps to the loopback address.
     os.environ |= {SECONDS: seconds, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    PROGRAMS[program](model if program.endswith("_hand") else package, source, target)
+    PROGRAMS[program](model if program.endswith(("_hand", "_plain")) else package, source, target)
 
 
 if __name__ == "__main__":
