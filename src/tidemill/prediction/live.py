@@ -18,7 +18,7 @@ from tidemill.prediction.result import Result
 from tidemill.prediction.validate import Validator
 from tidemill.rows import Array, Rows
 from tidemill.runtimes import Runtime, load_runtime
-from tidemill.runtimes.source import forget_with, is_interrupt, load_source, to_dict, to_rows, told
+from tidemill.runtimes.source import forget_with, in_one_process, is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["Live"]
 
@@ -284,4 +284,4 @@ def _transforms(package: Package, owner: Live) -> tuple[_Transform | None, _Tran
     before, after = getattr(module, "before", None), getattr(module, "after", None)
     if before is None and after is None:
         raise PackageError(f"{name} defines neither before(rows) nor after(rows)")
-    return before, after
+    return before and in_one_process(before), after and in_one_process(after)

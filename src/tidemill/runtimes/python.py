@@ -19,7 +19,7 @@ from tidemill.model.manifest import Manifest
 from tidemill.model.package import Package
 from tidemill.rows import Rows
 from tidemill.runtimes.requirements import check_requirements
-from tidemill.runtimes.source import forget_with, is_interrupt, load_source, to_dict, to_rows, told
+from tidemill.runtimes.source import forget_with, in_one_process, is_interrupt, load_source, to_dict, to_rows, told
 
 __all__ = ["PythonRuntime", "load"]
 
@@ -31,7 +31,7 @@ class PythonRuntime:
 
     def __init__(self, model: Any) -> None:
         self.version = f"python {platform.python_version()}, numpy {np.__version__}"
-        self._predict = model.predict
+        self._predict = in_one_process(model.predict)
         safe = getattr(model, "thread_safe", False) is True
         self._turn: AbstractContextManager[Any] = nullcontext() if safe else threading.Lock()
 
@@ -60,9 +60,7 @@ def load(package: Package) -> PythonRuntime:
         raise PackageError(f"{path.name}: Model has no method predict(self, rows)")
     _check(model_class, manifest, path)
     try:
-        model = model_class()
-        if hasattr(model, "load"):
-            model.load(package.directory)
+        model = in_one_process(_loaded)(model_class, package.directory)
     except BaseException as error:
         if is_interrupt(error):
             raise
@@ -70,6 +68,13 @@ def load(package: Package) -> PythonRuntime:
     runtime = PythonRuntime(model)
     forget_with(runtime, module)
     return runtime
+
+
+def _loaded(model_class: Any, directory: Path) -> Any:
+    model = model_class()
+    if hasattr(model, "load"):
+        model.load(directory)
+    return model
 
 
 def _check(model_class: Any, manifest: Manifest, path: Path) -> None:

@@ -6,20 +6,23 @@ import importlib
 import importlib.machinery
 import importlib.util
 import itertools
+import os
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tidemill.errors import ModelError, PackageError
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["forget_with", "is_interrupt", "load_source", "to_dict", "to_rows", "told"]
+__all__ = ["forget_with", "in_one_process", "is_interrupt", "load_source", "to_dict", "to_rows", "told"]
+
+T = TypeVar("T")
 
 _PREFIX = "tidemill_package_"
 _numbers = itertools.count()
@@ -64,12 +67,28 @@ def load_source(path: Path) -> ModuleType:
     root.__path__ = [str(path.parent)]
     sys.modules[root.__name__] = root
     try:
-        return importlib.import_module(f"{root.__name__}.{path.stem}")
+        return in_one_process(importlib.import_module)(f"{root.__name__}.{path.stem}")
     except BaseException as error:
         if is_interrupt(error):
             raise
         _forget(root.__name__)
         raise PackageError(f"{path.name} cannot be loaded: {told(error)}") from error
+
+
+def in_one_process(call: Callable[..., T]) -> Callable[..., T]:
+    """User code that may fork: a child that comes back from it ends there. It would go on as a second process of all
+    that is around the call, and answer once more on the same connections.
+    """
+
+    def called(*arguments: Any) -> T:
+        process = os.getpid()
+        try:
+            return call(*arguments)
+        finally:
+            if os.getpid() != process:
+                os._exit(0)
+
+    return called
 
 
 def forget_with(owner: object, module: ModuleType) -> None:

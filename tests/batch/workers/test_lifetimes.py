@@ -124,3 +124,30 @@ def test_no_worker_is_left_behind(tmp_path: Path) -> None:
     package = poisonous(tmp_path / "package")
     score(package, rows_with(5000, {}, tmp_path / "in.parquet"), tmp_path / "out", OPTIONS)
     assert workers_of(os.getpid()) == []
+
+
+FORKS = {
+    "load": (MODEL.replace("self.failed = 0", "self.failed = 0; os.fork()"), {}),
+    "predict": (MODEL.replace("time.sleep", "os.fork(); time.sleep"), {}),
+    "raise": (MODEL.replace("time.sleep", "not os.fork() and [][0]; time.sleep"), {}),
+    "transform": (MODEL, {"transform": "transform.py"}),
+}
+TRANSFORM = """
+import os
+
+def before(rows):
+    os.fork()
+    return rows
+"""
+
+
+@pytest.mark.parametrize("where", FORKS)
+def test_a_model_that_forks_answers_once(tmp_path: Path, where: str) -> None:
+    """A child that went on in the model's place would give each chunk the answers of an earlier one."""
+    model, more = FORKS[where]
+    files = dict.fromkeys(more.values(), TRANSFORM)
+    package = poisonous(tmp_path / "package", model, files=files, **more)
+    source = rows_with(4000, {}, tmp_path / "in.parquet")
+    report = score(package, source, tmp_path / "out", OPTIONS)
+    assert (report.read, report.written) == (4000, 4000)
+    check_whole(tmp_path / "out", 4000, set())
