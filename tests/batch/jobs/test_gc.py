@@ -117,6 +117,42 @@ def test_what_is_somebody_elses_stays(tmp_path: Path, index: RunIndex) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_stage_that_holds_what_no_run_of_this_version_put_there_stays(tmp_path: Path, index: RunIndex) -> None:
+    for stage in (tmp_path / ".out.tidemill-r1", tmp_path / "tidemill-runs" / "r2"):
+        (stage / "parts").mkdir(parents=True)
+        (stage / "lock").write_text("")
+        (stage / "cursor.bin").write_text("of a version to come, or mine")
+    before = sorted(tmp_path.rglob("*"))
+    found = kept([tmp_path], index)
+    assert found == dict.fromkeys(
+        (".out.tidemill-r1", "r2"), "holds cursor.bin, which no run of this version has put there"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_to_a_stage_is_not_followed(tmp_path: Path, index: RunIndex) -> None:
+    (tmp_path / "elsewhere" / "parts").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "lock").write_text("")
+    (tmp_path / "tidemill-runs").mkdir()
+    os.symlink(tmp_path / "elsewhere", tmp_path / "tidemill-runs" / "r1")
+    assert kept([tmp_path, tmp_path / "tidemill-runs" / "r1"], index) == {}
+    assert (tmp_path / "elsewhere" / "parts").is_dir()
+
+
+def test_a_place_of_a_record_that_cannot_be_looked_at_stands_in_nobodys_way(
+    tmp_path: Path, index: RunIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index.write(record("a", stage="", output="bigquery://project/table"))
+    index.write(record("b", stage=str(tmp_path / "tidemill-runs" / "b"), output="a" * 300))
+    (tmp_path / "tidemill-runs" / "b").mkdir(parents=True)
+    (tmp_path / "tidemill-runs" / "b" / "lock").write_text("")
+    found = kept([], index)
+    assert found["b"] == ""
+    assert "bigquery:// is not known" in found["table"]
+    assert "name too long" in found["a" * 300]
+
+
 def test_a_removal_that_was_cut_off_is_finished(tmp_path: Path, index: RunIndex) -> None:
     (tmp_path / ".out.tidemill-r1" / "parts").mkdir(parents=True)
     (tmp_path / ".out.tidemill-r1" / "parts" / "part-00001.parquet").write_text("x")

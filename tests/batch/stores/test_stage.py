@@ -22,7 +22,7 @@ from tidemill.batch.ledger import PartFile, PieceCount, Sealed
 from tidemill.batch.stage import open_stage
 from tidemill.batch.stores.objects import Objects
 from tidemill.batch.stores.stage import ObjectStage
-from tidemill.errors import RunError, SinkError
+from tidemill.errors import ConfigError, RunError, SinkError
 
 
 def marker(shard: int, name: str) -> Sealed:
@@ -45,6 +45,29 @@ def test_a_stage_is_opened_where_it_lies(bucket: Bucket, tmp_path: Path) -> None
     assert bucket.names() == ["runs/r1/parts/part-00000-a.parquet", "runs/r1/plan.json"]
     other.remove()
     assert bucket.names() == []
+
+
+@pytest.mark.parametrize("inside", ["thesis.txt", "parts/mine.parquet"])
+@pytest.mark.parametrize("below", ["", "/data"])
+def test_a_prefix_of_somebody_elses_is_no_stage(
+    bucket: Bucket, package: Path, tmp_path: Path, inside: str, below: str
+) -> None:
+    """Else its end, be it success or failure, would take away the whole bucket."""
+    bucket.write(f"{below}/{inside}".strip("/"), b"years of work")
+    write(table(10), tmp_path / "in.parquet")
+    for source in ("in.parquet", "nothing.parquet"):
+        options = ScoreOptions(stage=f"{bucket.uri}{below}", run_id="r1")
+        with pytest.raises(ConfigError, match=r"is no stage of a run: .*choose an empty directory"):
+            score(package, tmp_path / source, f"{bucket.uri}/out/", options)
+        assert bucket.names() == [f"{below}/{inside}".strip("/")]
+
+
+def test_what_somebody_put_into_a_stage_stays_there(bucket: Bucket) -> None:
+    stage = open_stage(f"{bucket.uri}/r1")
+    stage.put("plan.json", b"{}")
+    bucket.write("r1/notes.txt", b"to be kept")
+    stage.remove()
+    assert bucket.names() == ["r1/notes.txt"]
 
 
 def test_of_many_attempts_one_marker_counts(bucket: Bucket, hurting: Proxy) -> None:

@@ -24,7 +24,7 @@ from tidemill.batch.ledger import PartFile, Sealed, decode_kept, disk_refused
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
-from tidemill.batch.stage import Kind
+from tidemill.batch.stage import Kind, not_a_stage, strange
 from tidemill.batch.stores.objects import Entry, Objects
 from tidemill.batch.stores.reader import RangeReader
 from tidemill.errors import RunError, SinkError
@@ -32,6 +32,7 @@ from tidemill.errors import RunError, SinkError
 __all__ = ["ObjectStage"]
 
 _DIGEST = "sha256"
+_PLAN = "plan.json"
 # Written when all of a spool is there.
 _SHARED = "spool/done.json"
 # The most that a store copies in one request.
@@ -71,6 +72,11 @@ class ObjectStage:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        names = {e.name.partition("/")[0] for e in self._objects.list()}
+        # A plan comes first, but for the copy of an input that it is made of.
+        other = strange(names) or (None if _PLAN in names else min(names - {"spool"}, default=None))
+        if other is not None:
+            raise not_a_stage(self.where, other)
         try:
             yield
         finally:
@@ -197,7 +203,11 @@ class ObjectStage:
         objects.copy(here.key(f"{kind}/{part.name}"), name)
 
     def remove(self) -> None:
-        self._objects.delete([e.name for e in self._objects.list()])
+        names = [e.name for e in self._objects.list()]
+        own = [n for n in names if strange([n.partition("/")[0]]) is None]
+        # The plan last: what is left without it is nobody's.
+        self._objects.delete([n for n in own if n != _PLAN])
+        self._objects.delete([n for n in own if n == _PLAN])
         self._forget()
 
     def remove_unused(self) -> None:
