@@ -82,7 +82,7 @@ def load(directory: Path) -> Model:
 def score(
     package: Path, source: Path, sink: Path, *, progress: Callable[[Progress], None] | None = None, **options: Any
 ) -> RunReport:
-    """Score every row of a table (Parquet, CSV, JSON lines) into another; `options` are those of ScoreOptions.
+    """Score every row of `source` into `sink`, paths or URIs; `options` are those of ScoreOptions.
 
     Returns the report, in which `read = written + dead`. Raises ConfigError for an option that is none, and what
     `tidemill.batch.score` raises; nothing is written then.

@@ -56,6 +56,8 @@ def test_an_output_is_replaced_only_when_asked(package: Path, table: Path, tmp_p
     same = tidemill("score", package, table, out, "--run-id", "two")
     assert same.exit_code == 0
     assert "nothing to do" in same.stdout
+    both = tidemill("score", package, table, out, "--overwrite", "--mode", "append")
+    assert (both.exit_code, "give one of them" in both.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("machine", [False, True])

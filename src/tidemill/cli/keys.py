@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tidemill.cli.console import emit_json, errors, output, table
+from tidemill.cli.console import Json, emit_json, errors, output, table
 
 __all__ = ["keys"]
 
@@ -38,12 +38,12 @@ def new(
 
 
 @keys.command("list")
-def list_keys(file: File = FILE, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(file: File = FILE, json: Json = False) -> None:
     """List the keys, those that were revoked too; never the keys themselves."""
     from tidemill.realtime.security.keys import read_keys
 
     found = read_keys(file).by_id
-    if as_json:
+    if json:
         fields = ("name", "scopes", "created", "revoked")
         emit_json([{"id": id_, **{field: getattr(key, field) for field in fields}} for id_, key in found.items()])
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,7 @@ from tidemill.cli.aws_batch import cancelled, logs, status
 from tidemill.cli.console import Json, emit_json, output, table
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import warn
+from tidemill.errors import ConfigError
 
 if TYPE_CHECKING:
     from tidemill.batch.jobs.index import RunRecord
@@ -36,8 +37,10 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the runs that the index knows, the latest first."""
-    from tidemill.batch.jobs.index import RunIndex, seen_now
+    from tidemill.batch.jobs.index import RunIndex, State, seen_now
 
+    if state is not None and state not in get_args(State):
+        raise ConfigError(f"--state {state}: expected {', '.join(get_args(State))}")
     found = [seen_now(r) for r in RunIndex().all()]
     found = [r for r in found if job in (None, r.job) and state in (None, r.state)]
     if json:

@@ -8,6 +8,7 @@ import typer
 
 from tidemill.cli.console import names
 from tidemill.cli.running import run_shown
+from tidemill.errors import ConfigError
 
 __all__ = ["score"]
 
@@ -109,7 +110,7 @@ def score(
         "shard_tries": shard_tries,
         "on_poisoned_shard": on_poisoned_shard,
         "dead_letters": dead_letters,
-        "mode": "overwrite" if overwrite else mode,
+        "mode": _mode(mode, overwrite),
         "key": names(key),
         "engine": {"name": engine},
         "stage": stage,
@@ -120,3 +121,9 @@ def score(
 
         source, options = dead_letters_of(source, options)
     run_shown(Job(package=directory, source=source, sink=sink, options=options), None, json)
+
+
+def _mode(mode: str, overwrite: bool) -> str:
+    if overwrite and mode not in ("create", "overwrite"):
+        raise ConfigError(f"--overwrite replaces what --mode {mode} would keep: give one of them")
+    return "overwrite" if overwrite else mode

@@ -54,6 +54,7 @@ def test_a_run_is_on_record_with_all_its_figures(package: Path, source: Path, tm
     assert "4,000 read = 4,000 written + 0 dead" in shown
     assert record.run_id in tidemill("run", "list", "--job", "nightly", "--state", "done")
     assert record.run_id not in tidemill("run", "list", "--state", "failed")
+    assert "--state finished: expected planned, running," in tidemill("run", "list", "--state", "finished", code=2)
 
 
 def test_attempts_at_shards_are_counted(
