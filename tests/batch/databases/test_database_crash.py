@@ -21,7 +21,7 @@ import pytest
 
 from tests.batch.databases.server import Server
 from tests.batch.support import table, write
-from tests.batch.sweep.sweeping import Ground, compiled, points, run, watched
+from tests.batch.sweep.sweeping import Ground, Runs, points, run, watched
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.places import Mode
 
@@ -29,11 +29,6 @@ ROWS = 1200
 DEAD = [7, 519, 1031]
 # Some of them are ids that the run writes, too.
 OLD = range(1100, 1300)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("effects"))
 
 
 def source(place: Path, name: str = "in.parquet") -> str:
@@ -141,7 +136,7 @@ EVERY = os.environ.get("TIDEMILL_SWEEP") == "all"
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", GROUNDS)
 def test_killed_anywhere_and_again_it_ends_whole(
-    server: Server, package: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    server: Server, package: Path, runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def new(number: str) -> Ground:
         place = tmp_path / number
@@ -152,7 +147,7 @@ def test_killed_anywhere_and_again_it_ends_whole(
     log = tmp_path / "effects"
     clean = new("clean")
     before = clean.rows()
-    assert run(clean, library, log=log) is not None
+    assert run(clean, runs, log=log) is not None
     effects = len(log.read_text().splitlines())
     assert effects > 20
     expected, lost = clean.rows(), clean.dead()
@@ -164,16 +159,16 @@ def test_killed_anywhere_and_again_it_ends_whole(
     for number, (kill, after) in enumerate(moments if EVERY else moments[-1:]):
         hurt = new(str(number))
         with watched(hurt) as seen:
-            run(hurt, library, kill=kill, after=after)
-            run(hurt, library, kill=1 + (kill * 7) % effects, after=not after)
-            report = run(hurt, library)
+            run(hurt, runs, kill=kill, after=after)
+            run(hurt, runs, kill=1 + (kill * 7) % effects, after=not after)
+            report = run(hurt, runs)
         moment = (kill, after)
         assert report is not None, moment
         assert report.read == report.written + report.dead == ROWS, moment
         assert (hurt.rows(), hurt.dead()) == (expected, lost), moment
         assert all(found in (before, expected) for found in seen), moment
         assert hurt.left() == [], moment
-        again = run(hurt, library)
+        again = run(hurt, runs)
         assert again is not None, moment
         assert again.state == "already_done", moment
         assert hurt.rows() == expected, moment

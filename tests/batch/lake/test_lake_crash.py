@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import duckdb
 import polars as pl
 import pyarrow.compute as pc
 import pytest
 
 from tests.batch.lake.support import delta_ids
 from tests.batch.support import table, write
-from tests.batch.sweep.sweeping import Ground, compiled, points, run, watched
+from tests.batch.sweep.grounds import read_directory
+from tests.batch.sweep.sweeping import Ground, Runs, points, run, watched
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.places import Mode
 
 ROWS = 1200
 DEAD = [7, 519, 1031]
 OLD = range(1100, 1300)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("effects"))
 
 
 def source(place: Path) -> str:
@@ -66,29 +60,10 @@ def spread(package: Path, place: Path, mode: Mode) -> Ground:
         source(place),
         sink,
         ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2, mode=mode),
-        rows=lambda: directory_ids(out),
+        rows=lambda: read_directory(out, "verdict=*/part-*.parquet"),
         dead=lambda: pl.read_parquet(out / "_tidemill" / "dead" / "*.parquet")["id"].to_list(),
         directory=place,
     )
-
-
-def directory_ids(out: Path) -> list[int] | None:
-    """The ids in a partitioned directory, all of them from the one that had its name when it was read."""
-    while True:
-        try:
-            held = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            return None
-        try:
-            with duckdb.connect() as reader:
-                query = f"select id from read_parquet('/proc/self/fd/{held}/verdict=*/part-*.parquet')"
-                found = sorted(row[0] for row in reader.execute(query).fetchall())
-            if os.fstat(held).st_ino == out.stat().st_ino:
-                return found
-        except (duckdb.IOException, FileNotFoundError):  # replaced and removed meanwhile
-            continue
-        finally:
-            os.close(held)
 
 
 def wanted(mode: Mode) -> list[int]:
@@ -98,13 +73,13 @@ def wanted(mode: Mode) -> list[int]:
     return sorted({*scored, *OLD}) if mode == "upsert" else scored
 
 
-def survive(ground: Ground, library: Path, expected: list[int], moments: Iterable[tuple[int, bool]]) -> None:
+def survive(ground: Ground, runs: Runs, expected: list[int], moments: Iterable[tuple[int, bool]]) -> None:
     """Ended at these moments one after the other, then brought to its end: old or new, and nothing twice."""
     before = ground.rows()
     with watched(ground) as seen:
         for kill, after in moments:
-            run(ground, library, kill=kill, after=after)
-        report = run(ground, library)
+            run(ground, runs, kill=kill, after=after)
+        report = run(ground, runs)
     assert report is not None
     assert (report.read, report.dead) == (ROWS, len(DEAD))
     assert ground.rows() == expected
@@ -118,31 +93,31 @@ def survive(ground: Ground, library: Path, expected: list[int], moments: Iterabl
 
 
 @pytest.mark.parametrize("mode", ["append", "upsert"])
-def test_killed_at_the_commit(package: Path, library: Path, tmp_path: Path, mode: Mode) -> None:
+def test_killed_at_the_commit(package: Path, runs: Runs, tmp_path: Path, mode: Mode) -> None:
     """The effect that makes the new version of the log visible, found by its name in a clean run."""
     for name in ("clean", "before", "after"):
         (tmp_path / name).mkdir()
     log = tmp_path / "effects"
-    assert run(delta(package, tmp_path / "clean", mode), library, log=log) is not None
+    assert run(delta(package, tmp_path / "clean", mode), runs, log=log) is not None
     effects = [line.split(" ", 2) for line in log.read_text().splitlines()]
     version = f"{0 if mode == 'create' else 1:020d}.json"
     [commit] = {
         int(n) for n, call, what in effects if version in what and call in ("link", "linkat", "rename", "renameat")
     }
     for name in ("before", "after"):
-        survive(delta(package, tmp_path / name, mode), library, wanted(mode), [(commit, name == "after")])
+        survive(delta(package, tmp_path / name, mode), runs, wanted(mode), [(commit, name == "after")])
 
 
 @pytest.mark.parametrize("mode", ["overwrite"])
-def test_killed_somewhere(package: Path, library: Path, tmp_path: Path, mode: Mode) -> None:
+def test_killed_somewhere(package: Path, runs: Runs, tmp_path: Path, mode: Mode) -> None:
     """A partitioned directory, twice; `TIDEMILL_SWEEP=all` takes every moment."""
     (tmp_path / "clean").mkdir()
     log = tmp_path / "effects"
     clean = spread(package, tmp_path / "clean", mode)
-    assert run(clean, library, log=log) is not None
+    assert run(clean, runs, log=log) is not None
     assert clean.rows() == wanted(mode)
     effects = len(log.read_text().splitlines())
     for number, (kill, after) in enumerate(points(f"spread {mode}", effects, 0, 1)):
         (tmp_path / str(number)).mkdir()
         hurt = spread(package, tmp_path / str(number), mode)
-        survive(hurt, library, wanted(mode), [(kill, after), (1 + (kill * 7) % effects, not after)])
+        survive(hurt, runs, wanted(mode), [(kill, after), (1 + (kill * 7) % effects, not after)])

@@ -1,7 +1,8 @@
-/* Counts what a process does to the world outside, and ends it at one of these moments as kill -9 does.
+/* Counts what a process does to the world outside, and ends or stops it at one of these moments as kill does.
  *
- * Loaded by LD_PRELOAD. Counting begins with rmdir("/effects begin"). EFFECTS names a file that gets a line for each
- * effect; EFFECTS_KILL=N kills before the Nth (from 1), or right after it with EFFECTS_AFTER=1.
+ * Loaded by LD_PRELOAD. Counting begins with rmdir("/effects begin"), or at once with EFFECTS_AT_ONCE=1. EFFECTS names
+ * a file that gets a line for each effect; EFFECTS_KILL=N sends the process SIGKILL, or the signal of the number
+ * EFFECTS_SIGNAL, before the Nth effect (from 1), or right after it with EFFECTS_AFTER=1.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,7 +21,14 @@
 
 static atomic_int begun, count;
 
-static void end(void) { syscall(SYS_kill, getpid(), SIGKILL); for (;;) pause(); }
+__attribute__((constructor)) static void start(void) { atomic_store(&begun, getenv("EFFECTS_AT_ONCE") != NULL); }
+
+/* Returns when a process that was stopped is continued. */
+static void end(void) {
+  const char *number = getenv("EFFECTS_SIGNAL");
+  syscall(SYS_kill, getpid(), number ? atoi(number) : SIGKILL);
+  if (!number) for (;;) pause();
+}
 
 static int fatal(int n) {
   const char *at = getenv("EFFECTS_KILL");

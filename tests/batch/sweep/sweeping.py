@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,11 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -20,20 +22,7 @@ from tidemill.batch import ScoreOptions
 from tidemill.batch.options import RunReport
 
 PATIENCE = 120.0
-
-# argv: package, source, sink, options as JSON
-RUN = """
-import os, sys
-import msgspec
-from tidemill.batch import ScoreOptions, plan, score
-plan.SHARD_ROWS = 400
-options = msgspec.json.decode(sys.argv[4], type=ScoreOptions)
-try:
-    os.rmdir("/effects begin")
-except FileNotFoundError:
-    pass
-print(score(*sys.argv[1:4], options).to_json(), flush=True)
-"""
+EVERY = os.environ.get("TIDEMILL_SWEEP") == "all"
 
 
 def compiled(directory: Path) -> Path:
@@ -70,28 +59,109 @@ class Ground:
         ]
 
 
-def run(
-    ground: Ground, library: Path, *, log: Path | None = None, kill: int = 0, after: bool = False
-) -> RunReport | None:
+@dataclass(frozen=True)
+class Execution:
+    """A process of a run that has ended or stopped: `status` as waitpid tells it, and what it wrote."""
+
+    pid: int
+    status: int
+    out: Path
+    err: Path
+
+    @property
+    def stopped(self) -> bool:
+        return os.WIFSTOPPED(self.status)
+
+    @property
+    def killed(self) -> bool:
+        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+
+    @property
+    def report(self) -> RunReport | None:
+        """None for one that has failed. Fails itself where it was ended or broke otherwise."""
+        if os.waitstatus_to_exitcode(self.status):
+            text = self.err.read_text()
+            assert os.WIFEXITED(self.status), (self.status, text)
+            assert "Traceback" not in text, text
+            return None
+        return msgspec.json.decode(self.out.read_text().splitlines()[-1], type=RunReport)
+
+
+class Runs:
+    """Processes of runs, under a library that ends them at an effect: forks of one that has imported everything."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory, self._count = directory, 0
+        self.library = compiled(directory)
+        # Threads of OpenBLAS are started by its import, and would not survive a fork.
+        environment = {"LD_PRELOAD": str(self.library), "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("forked.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+        )
+
+    def close(self) -> None:
+        """End the process that is forked."""
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def execute(
+        self,
+        ground: Ground,
+        *,
+        log: Path | None = None,
+        kill: int = 0,
+        after: bool = False,
+        stop: bool = False,
+        cwd: Path | None = None,
+    ) -> Execution:
+        """One execution, to its end; or it is killed, or stopped, before its effect `kill`, or after it."""
+        self._count += 1
+        out, err, modules = (self._directory / f"{self._count}.{name}" for name in ("out", "err", "modules"))
+        environment = {
+            **ground.environment,
+            **({"EFFECTS": str(log)} if log else {}),
+            **({"EFFECTS_KILL": str(kill)} if kill else {}),
+            **({"EFFECTS_AFTER": "1"} if after else {}),
+            **({"EFFECTS_SIGNAL": str(int(signal.SIGSTOP))} if stop else {}),
+        }
+        options = msgspec.json.encode(ground.options).decode()
+        answer = self._ask(
+            arguments=[str(ground.package), ground.source, ground.sink, options],
+            cwd=str(cwd or ground.directory),
+            environment=environment,
+            out=str(out),
+            err=str(err),
+            modules=str(modules),
+        )
+        return Execution(answer["pid"], answer["status"], out, err)
+
+    def go_on(self, stopped: Execution) -> Execution:
+        """Continue one that was stopped, to its end."""
+        answer = self._ask(go_on=stopped.pid)
+        return Execution(stopped.pid, answer["status"], stopped.out, stopped.err)
+
+    def _ask(self, **request: Any) -> dict[str, int]:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps(request | {"patience": PATIENCE}), file=process.stdin, flush=True)
+        answer: dict[str, int] = json.loads(process.stdout.readline())
+        return answer
+
+
+def run(ground: Ground, runs: Runs, *, log: Path | None = None, kill: int = 0, after: bool = False) -> RunReport | None:
     """One execution. None if it was ended at its effect `kill`."""
-    environment = {
-        **os.environ,
-        **ground.environment,
-        "LD_PRELOAD": str(library),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        **({"EFFECTS": str(log)} if log else {}),
-        **({"EFFECTS_KILL": str(kill)} if kill else {}),
-        **({"EFFECTS_AFTER": "1"} if after else {}),
-    }
-    options = msgspec.json.encode(ground.options).decode()
-    command = [sys.executable, "-c", RUN, str(ground.package), ground.source, ground.sink, options]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=PATIENCE, env=environment, cwd=ground.directory
-    )
-    if kill and done.returncode == -signal.SIGKILL:
+    done = runs.execute(ground, log=log, kill=kill, after=after)
+    if kill and done.killed:
         return None
-    assert done.returncode == 0, done.stderr
-    return msgspec.json.decode(done.stdout.splitlines()[-1], type=RunReport)
+    report = done.report
+    assert report is not None, done.err.read_text()
+    return report
 
 
 @contextmanager
@@ -122,13 +192,12 @@ def watched(ground: Ground) -> Iterator[list[list[int] | None]]:
         raise failures[0]
 
 
-def points(name: str, effects: int, part: int, parts: int) -> list[tuple[int, bool]]:
-    """Of all moments (the effect, and whether after it) those of one part: two, unless TIDEMILL_SWEEP says all."""
+def points(name: str, effects: int, part: int, parts: int, *, some: int = 2) -> Sequence[tuple[int, bool]]:
+    """Of all moments (the effect, and whether after it) those of one part: `some`, unless TIDEMILL_SWEEP says all."""
     every = [(n, after) for n in range(1, effects + 1) for after in (False, True)]
     mine = every[part::parts]
-    if os.environ.get("TIDEMILL_SWEEP") == "all":
+    if EVERY:
         return mine
-    # One of the first half, one of the second, where the commit is; other ones for each name.
-    half = len(mine) // 2
-    chosen = zlib.crc32(name.encode()) % half
-    return [mine[chosen], mine[half + (chosen * 3) % half]]
+    # One of each stretch of the run, the last of which has the commit; other ones for each name.
+    width = len(mine) // some
+    return [mine[i * width + (zlib.crc32(name.encode()) * (2 * i + 1)) % width] for i in range(some)]

@@ -11,21 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.batch.sweep.grounds import GROUNDS, ROWS
-from tests.batch.sweep.sweeping import Ground, compiled, points, run, watched
+from tests.batch.sweep.sweeping import EVERY, Ground, Runs, points, run, watched
 
-PARTS = 2
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("effects"))
+# More where there are many moments, for the workers to share.
+PARTS = 4 if EVERY else 2
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", GROUNDS)
 def test_killed_anywhere_and_again_it_ends_whole(
-    package: Path, library: Path, tmp_path: Path, name: str, part: int, request: pytest.FixtureRequest
+    package: Path, runs: Runs, tmp_path: Path, name: str, part: int, request: pytest.FixtureRequest
 ) -> None:
     def ground(number: str, old: bool) -> Ground:
         place = tmp_path / number
@@ -34,7 +30,7 @@ def test_killed_anywhere_and_again_it_ends_whole(
 
     log = tmp_path / "effects"
     clean = ground("clean", bool(part % 2))
-    assert run(clean, library, log=log) is not None
+    assert run(clean, runs, log=log) is not None
     effects = len(log.read_text().splitlines())
     assert effects > 20
     expected, lost = clean.rows(), clean.dead()
@@ -44,17 +40,17 @@ def test_killed_anywhere_and_again_it_ends_whole(
         hurt = ground(str(number), old)
         before = hurt.rows()
         with watched(hurt) as seen:
-            run(hurt, library, kill=kill, after=after)
+            run(hurt, runs, kill=kill, after=after)
             # The resume is ended as well, at another place each time.
-            run(hurt, library, kill=1 + (kill * 7) % effects, after=not after)
-            report = run(hurt, library)
+            run(hurt, runs, kill=1 + (kill * 7) % effects, after=not after)
+            report = run(hurt, runs)
         moment = (kill, after, old)
         assert report is not None, moment
         assert report.read == report.written + report.dead == ROWS, moment
         assert (hurt.rows(), hurt.dead()) == (expected, lost), moment
         assert [found for found in seen if found not in (before, expected)] == [], moment
         assert hurt.left() == [], moment
-        again = run(hurt, library)
+        again = run(hurt, runs)
         assert again is not None, moment
         assert again.state == "already_done", moment
         assert hurt.rows() == expected, moment
