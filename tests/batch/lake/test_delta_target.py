@@ -114,6 +114,44 @@ def test_upsert_by_keys_with_strange_names(package: Path, tmp_path: Path) -> Non
     assert commits(tmp_path) == 2
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["a new table", "a table that is there"])
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [([7, 8, 7], "several rows of the run have the key id = 7"), ([7, None, 8], r"a row .* no key \(id is null\)")],
+    ids=["twice", "null"],
+)
+def test_upsert_refuses_keys_that_tell_no_row_from_another(
+    package: Path, tmp_path: Path, ids: list[int | None], said: str, there: bool
+) -> None:
+    if there:
+        run(package, table(3), tmp_path, mode="upsert", key=("id",))
+    rows = table(3).set_column(0, "id", pa.array(ids, pa.int64()))
+    with pytest.raises(RunError, match=f"{said}.*nothing is published"):
+        run(package, rows, tmp_path, mode="upsert", key=("id",))
+    assert DeltaTable.is_deltatable(str(tmp_path / "t")) == there
+    assert not there or stored(tmp_path)["id"].to_list() == [0, 1, 2]
+
+
+def test_a_key_is_of_plain_values(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"key column 'pair' is fixed_size_list.*; a key is of plain values"):
+        run(package, table(3), tmp_path, mode="upsert", key=("pair",))
+    with pytest.raises(ConfigError, match="key names a column twice; got id, id"):
+        run(package, table(3), tmp_path, mode="upsert", key=("id", "id"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ID", "two columns are called 'ID'; Delta takes upper and lower case for the same"),
+        ("a\0b", "has a name that Delta does not take"),
+    ],
+)
+def test_names_that_delta_does_not_take(package: Path, tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(package, table(3).append_column(name, pa.array([1, 2, 3])), tmp_path, copied=("id", name))
+    assert not (tmp_path / "t").exists()
+
+
 def test_partitions_and_file_sizes(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidemill.batch.sinks.partitions._ROWS", 500)
     rows = table(4000).append_column("region", pa.array([("eu/ä %", "us", None)[i % 3] for i in range(4000)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tidemill.errors import ConfigError
+from tidemill.errors import ConfigError, listing
 
 __all__ = ["delta_schema", "fitted"]
 
@@ -32,10 +32,18 @@ _SAME = frozenset(
 def delta_schema(schema: pa.Schema, shown: str) -> pa.Schema:
     """The columns in Delta's types: unsigned integers in the next wider ones, vectors as arrays, times in microseconds.
 
-    Raises ConfigError for a column that Delta has no type for.
+    Raises ConfigError for a column that Delta has no type for, or a name that it takes for another's.
     """
     fields = []
-    for field in schema:
+    lower = [n.lower() for n in schema.names]
+    for i, field in enumerate(schema):
+        if "\0" in field.name:
+            raise ConfigError(f"output {shown}: column {field.name!r} has a name that Delta does not take; rename it")
+        if lower[i] in lower[:i]:
+            raise ConfigError(
+                f"output {shown}: two columns are called {field.name!r}; Delta takes upper and lower case for the "
+                "same; leave one out, or rename it"
+            )
         type_ = _known(field.type)
         if type_ is None:
             raise ConfigError(
@@ -51,7 +59,7 @@ def fitted(schema: pa.Schema, table: pa.Schema, shown: str) -> pa.Schema:
     for field in schema:
         if field.name not in table.names:
             raise ConfigError(
-                f"output {shown}: the table has no column {field.name!r}; it has {', '.join(table.names)}; "
+                f"output {shown}: the table has no column {field.name!r}; it has {listing(table.names)}; "
                 "leave it out, or overwrite the table"
             )
         theirs = table.field(field.name).type
@@ -81,7 +89,8 @@ def _known(type_: pa.DataType) -> pa.DataType | None:
         return None if inner is None else pa.list_(pa.field("element", inner))
     if pa.types.is_struct(type_):
         fields = [(f.name, _known(f.type)) for f in type_]
-        return None if any(t is None for _, t in fields) else pa.struct(fields)
+        twice = len({n.lower() for n, _ in fields}) < len(fields)
+        return None if twice or any(t is None for _, t in fields) else pa.struct(fields)
     return _WIDER.get(type_)
 
 

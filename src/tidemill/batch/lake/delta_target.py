@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from tidemill.batch.blobs import remote
 from tidemill.batch.databases.names import quoted
 from tidemill.batch.lake.columns import delta_schema, fitted
+from tidemill.batch.lake.keys import cannot_key, check_keys
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.lake.records import Records
 from tidemill.batch.lake.tables import (
@@ -132,6 +133,9 @@ class DeltaTarget:
         lost = [k for k in self._key if k not in schema.names]
         if lost:
             raise ConfigError(f"output {self._shown}: key column {lost[0]!r} is not in the output; pass it through")
+        unfit = cannot_key(schema, self._key)
+        if unfit is not None:
+            raise ConfigError(f"output {self._shown}: {unfit}")
         if table is not None:
             theirs = tuple(table.metadata().partition_columns)
             if "partition_by" in self._spread.given and keys != theirs:
@@ -220,7 +224,7 @@ class _Files(_Commit):
         mode: Mode,
     ) -> None:
         super().__init__(uri, records, plan)
-        self._schema, self._keys, self._mode = schema, list(keys), mode
+        self._schema, self._keys, self._mode, self._stage = schema, list(keys), mode, stage
         self._remote = remote(uri)
         self._directory = stage.work() / "files" if self._remote else Path(uri)
         if not self._remote:
@@ -236,8 +240,10 @@ class _Files(_Commit):
         self._order.add(marker)
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
-        del sealed
         rows = self._order.finish()
+        key = self._plan.job.sink.key
+        if key:
+            check_keys(_rows(self._stage, sealed, self._schema), key)
         try:
             self._written = self._writer.close()
         except OSError as error:
@@ -312,6 +318,7 @@ class _Merge(_Commit):
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
         self._sealed = list(sealed)
+        check_keys(self._batches(), self._plan.job.sink.key)
         return self._settle(manifest)
 
     def abandon(self) -> None:
@@ -327,6 +334,11 @@ class _Merge(_Commit):
         merger.when_matched_update_all().when_not_matched_insert_all().execute()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        for marker in self._sealed:
-            for batch in read_part(self._stage.fetch("parts", marker.part.name), 32_768):
-                yield batch.cast(self._schema) if batch.schema != self._schema else batch
+        return _rows(self._stage, self._sealed, self._schema)
+
+
+def _rows(stage: Stage, sealed: Sequence[Sealed], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of the parts in the table's types."""
+    for marker in sealed:
+        for batch in read_part(stage.fetch("parts", marker.part.name), 32_768):
+            yield batch.cast(schema) if batch.schema != schema else batch

@@ -36,6 +36,8 @@ def open_target(place: Place, mode: Mode, key: tuple[str, ...]) -> Target:
             f"output {place.shown}: mode upsert needs key columns (--key), and only it has any; "
             f"got mode {mode} and key {listing(key) if key else 'none'}"
         )
+    if len(set(key)) < len(key):
+        raise ConfigError(f"output {place.shown}: key names a column twice; got {listing(key)}")
     module, name = named.split(":")
     target: Target = getattr(import_module(module), name)(place, mode, key)
     return target
