@@ -107,3 +107,75 @@ def test_text_that_looks_like_a_number_or_a_time_stays_text(package: Path, tmp_p
     (tmp_path / "in.jsonl").write_text('{"a":1,"b":2,"c":3,"day":"2026-01-01"}\n{"a":1,"b":2,"day":"soon"}\n')
     score(package, tmp_path / "in.jsonl", tmp_path / "out2", ScoreOptions(pass_through=("day",)))
     assert pq.read_table(tmp_path / "out2" / "part-00000.parquet")["day"].to_pylist() == ["2026-01-01", "soon"]
+
+
+UNHELD = {
+    "zone": pa.array([0, None, 0], pa.timestamp("us", "Mars/Base")),
+    "far time": pa.array([2**62, None, 0], pa.timestamp("us")),
+    "far second": pa.array([2**62, None, 0], pa.timestamp("s")),
+    "far day": pa.array([2**30, None, 0], pa.date32()),
+    "long": pa.array([2**62, None, 0], pa.duration("s")),
+}
+
+
+@pytest.mark.parametrize(("name", "sink"), [*((n, "out.jsonl") for n in UNHELD), ("far second", "out.parquet")])
+def test_a_value_that_a_format_has_no_form_for_is_told(package: Path, tmp_path: Path, name: str, sink: str) -> None:
+    rows = table(3).append_column(name, UNHELD[name])
+    with pa.ipc.new_file(tmp_path / "in.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    with pytest.raises(
+        SinkError, match=r"cannot hold a value of this output: .*; (write Parquet|leave its column out)"
+    ):
+        score(package, tmp_path / "in.arrow", tmp_path / sink, ScoreOptions(pass_through=(name,)))
+    assert not (tmp_path / sink).exists()
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet", "out.arrow", "out.jsonl", "sqlite:///out.db?table=t"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([pa.MonthDayNano([1, 2, 3])] * 3),
+        pa.RunEndEncodedArray.from_arrays(pa.array([3], pa.int32()), pa.array(["x"])),
+        pa.array([{}] * 3, pa.struct([])),
+    ],
+    ids=["interval", "run ends", "no fields"],
+)
+def test_a_column_that_no_dead_letter_could_hold_is_refused_at_planning(
+    package: Path, tmp_path: Path, column: pa.Array, sink: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = table(3).append_column("odd", column)
+    with pa.ipc.new_file("in.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    with pytest.raises(ConfigError, match=r"column 'odd' of .* has no form in Parquet; leave it out, or cast it"):
+        score(package, "in.arrow", sink, ScoreOptions(pass_through=("odd",)))
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("out")]
+
+
+def test_text_as_other_tools_keep_it_goes_into_csv(package: Path, tmp_path: Path) -> None:
+    views = [pa.array(["x" * 30, None, "y"], pa.string_view()), pa.array([b"z", None, b""], pa.binary_view())]
+    rows = table(3).append_column("t", views[0]).append_column("u", views[1])
+    with pa.ipc.new_file(tmp_path / "in.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    score(
+        package, tmp_path / "in.arrow", tmp_path / "out.csv", ScoreOptions(pass_through=("t", "u"), select=("score",))
+    )
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert [line.rsplit(",", 1)[0] for line in lines] == ['"t","u"', f'"{"x" * 30}","z"', ",", '"y",""']
+
+
+def test_csv_has_no_form_for_an_extension(package: Path, tmp_path: Path) -> None:
+    rows = table(3).append_column("key", pa.array([b"0123456789abcdef"] * 3, pa.binary(16)).cast(pa.uuid()))
+    pq.write_table(rows, tmp_path / "in.parquet")
+    with pytest.raises(ConfigError, match=r"column 'key' of extension.* has no form in CSV"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out.csv", ScoreOptions(pass_through=("key",)))
+
+
+def test_a_null_among_the_values_of_a_dictionary_is_a_null(package: Path, tmp_path: Path) -> None:
+    odd = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["x", None]))
+    rows = table(3).append_column("odd", odd).set_column(1, "a", pa.array([1.0, 1.0, -1.0], pa.float32()))
+    with pa.ipc.new_file(tmp_path / "in.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    score(package, tmp_path / "in.arrow", tmp_path / "out", ScoreOptions(pass_through=("odd",)))
+    assert pq.read_table(tmp_path / "out" / "part-00000.parquet")["odd"].to_pylist() == ["x", None]
+    assert pq.read_table(tmp_path / "out" / "_tidemill" / "dead")["odd"].to_pylist() == [None]

@@ -25,10 +25,11 @@ from tidemill.batch.columns import (
     wanted_types,
     with_partitions,
 )
-from tidemill.batch.dead import DEAD_COLUMNS
+from tidemill.batch.dead import DEAD_COLUMNS, dead_schema
 from tidemill.batch.inputs import Found, Origin
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
+from tidemill.batch.sinks import sink
 from tidemill.batch.snapshot import Snapshot
 from tidemill.batch.sources import Examined, Piece, source
 from tidemill.batch.sources.listing import PATH
@@ -296,6 +297,9 @@ def _check_names(job: Job, outputs: Sequence[Output], read: pa.Schema, copied: S
     reserved = [n for n in read.names if n in DEAD_COLUMNS]
     if reserved:
         raise ConfigError(f"column {reserved[0]!r} has a name that dead letters need; rename it")
+    unheld = sink("parquet").check(dead_schema(read))
+    if unheld is not None:  # found at the first bad row, it would end a run of hours
+        raise ConfigError(f"{unheld}: dead letters are Parquet")
 
 
 def _rows(examined: Examined) -> int | None:

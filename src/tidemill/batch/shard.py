@@ -20,12 +20,15 @@ from tidemill.batch.scoring import Answers, Scored
 from tidemill.batch.sinks import PartWriter, sink
 from tidemill.batch.sources import Piece, source
 from tidemill.batch.stage import Kind, Stage
-from tidemill.errors import RunError, SinkError, SourceChanged, SourceError
+from tidemill.errors import RunError, SinkError, SourceChanged, SourceError, first_line
 
 __all__ = ["Note", "Reader", "read_piece", "score_shard"]
 
 # Called with each chunk's rows and its dead rows by code. What it raises ends the shard, which stays unsealed.
 Note = Callable[[int, dict[str, int]], None]
+
+# What libraries raise of a value that a format has no form for: times beyond its years, zones that nobody knows.
+_UNHELD = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException)
 
 # Gives the batches of a piece, each with the row of the file it begins at.
 Reader = Callable[[Plan, Piece], Iterator[tuple[int, pa.RecordBatch]]]
@@ -172,10 +175,8 @@ class _Parts:
                 self._dead.write(scored.dead)
         except OSError as error:
             raise disk_refused(self._part_name, error) from error
-        except (ValueError, TypeError, pa.ArrowException) as error:
-            raise SinkError(
-                f"{self._part_name}: {self._sink.suffix[1:]} cannot hold a value of this output: {error}; write Parquet"
-            ) from error
+        except _UNHELD as error:
+            raise self._unheld(error) from error
 
     def seal(self, counts: Sequence[PieceCount], errors: dict[str, int], quarantined: str | None) -> Sealed:
         """Close, count what the files hold, make them durable, move them to their places, and only then mark."""
@@ -189,6 +190,8 @@ class _Parts:
             part = self._keep("parts", self._work / self._part_name, self._part_name)
         except OSError as error:
             raise disk_refused(self._part_name, error) from error
+        except _UNHELD as error:
+            raise self._unheld(error) from error
         self._part = self._dead = None
         marker = Sealed(
             format=1,
@@ -206,6 +209,13 @@ class _Parts:
                 f"and its dead letters {marker.dead_rows}; nothing is published"
             )
         return self._stage.mark(marker)
+
+    def _unheld(self, error: Exception) -> SinkError:
+        format_ = self._sink.suffix[1:]
+        other = "leave its column out, or cast it" if format_ == "parquet" else "write Parquet"
+        return SinkError(
+            f"{self._part_name}: {format_} cannot hold a value of this output: {first_line(error)}; {other}"
+        )
 
     def _keep(self, kind: Kind, path: Path, name: str) -> PartFile:
         counter = self._dead_sink if kind == "dead" else self._sink

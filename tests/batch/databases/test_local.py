@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
+import re
 import sqlite3
 import subprocess
 import sys
@@ -378,3 +379,38 @@ def test_a_driver_that_was_overtaken_changes_nothing(package: Path, tmp_path: Pa
         out, _ = driver.communicate("\n" * 100, timeout=60)
     assert "was committed" in out or '"state":"done"' in out
     assert ask(kind, FOUND) == before == pairs(table(5000))
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "said"),
+    [
+        (pa.array([[b"x"]] * 3), ConfigError, "column 'odd' of list.* has no type in SQLite"),
+        (pa.array([b"0123456789abcdef"] * 3, pa.binary(16)).cast(pa.uuid()), ConfigError, "has no type in SQLite"),
+        (pa.array([[1]] * 3, pa.list_view(pa.int64())), ConfigError, "has no type in SQLite"),
+        (pa.array([0] * 3, pa.timestamp("us", "Mars/Base")), SinkError, "column 'odd' of timestamp.* has no form"),
+        (pa.array([2**30] * 3, pa.date32()), SinkError, "column 'odd' of date32.*: a value has no form in SQLite"),
+        (pa.array([2**64 - 1] * 3, pa.uint64()), SinkError, "an integer over 2"),
+    ],
+)
+def test_sqlite_tells_of_what_it_has_no_form_for(
+    package: Path, column: pa.Array, error: type[Exception], said: str
+) -> None:
+    rows = table(3).append_column("odd", column)
+    with pytest.raises(error, match=said):
+        into("sqlite", package, rows, pass_through=("odd",))
+    assert not Path("file.db").exists() or not ask("sqlite", "SELECT 1 FROM sqlite_schema WHERE name = 'scores'")
+
+
+@pytest.mark.parametrize("type_", [pa.decimal256(76, 2), pa.float16()])
+def test_duckdb_tells_of_a_type_that_it_lacks(package: Path, type_: pa.DataType) -> None:
+    rows = table(3).append_column("odd", pa.nulls(3, type_))
+    with pytest.raises(ConfigError, match=r"column 'odd' of .* has no type in DuckDB; leave it out, or cast it"):
+        into("duckdb", package, rows, pass_through=("odd",))
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_that_no_database_takes_is_refused_at_planning(package: Path, kind: str, name: str) -> None:
+    rows = table(3).append_column(name, pa.array([1, 2, 3]))
+    with pytest.raises(ConfigError, match=f"column {re.escape(repr(name))} has a name that .* does not take"):
+        into(kind, package, rows, pass_through=(name,))

@@ -17,7 +17,7 @@ from tidemill.batch.databases.reading import Reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.spool import copy, finish
-from tidemill.errors import MissingExtra
+from tidemill.errors import ConfigError, MissingExtra
 
 __all__ = ["DuckdbTarget", "find_duckdb"]
 
@@ -132,9 +132,19 @@ class _Duckdb:
         )
 
     def types(self, schema: pa.Schema) -> list[str]:
-        with self._duckdb.connect() as connection:
-            connection.register("empty", schema.empty_table())
-            found = connection.execute("DESCRIBE SELECT * FROM empty").fetchall()
+        found = self._described(schema)
+        if found is None:
+            field = next(f for f in schema if self._described(pa.schema([f])) is None)
+            raise ConfigError(f"column {field.name!r} of {field.type} has no type in DuckDB; leave it out, or cast it")
+        return found
+
+    def _described(self, schema: pa.Schema) -> list[str] | None:
+        try:
+            with self._duckdb.connect() as connection:
+                connection.register("empty", schema.empty_table())
+                found = connection.execute("DESCRIBE SELECT * FROM empty").fetchall()
+        except (self._duckdb.Error, pa.ArrowException):
+            return None
         return [_list(str(row[1])) for row in found]
 
     def holds(self, theirs: str, ours: str) -> bool:

@@ -201,6 +201,9 @@ class LocalTarget:
         twice = next((n for i, n in enumerate(lower) if n in lower[:i]), None)
         if twice is not None:
             yield f"two columns are called {twice!r}; {self.dialect.name} takes upper and lower case for the same"
+        nameless = next((n for n in ours if not n or "\0" in n), None)
+        if nameless is not None:
+            yield f"column {nameless!r} has a name that {self.dialect.name} does not take; leave it out, or rename it"
         absent = [k for k in self.key if k not in ours]
         if absent:
             yield f"key column {absent[0]!r} is not in the output, which has {listing(ours)}"

@@ -19,8 +19,9 @@ from tidemill.batch.databases.reading import Reading
 from tidemill.batch.inputs import Asked, Found, Origin
 from tidemill.batch.places import Mode, Place
 from tidemill.batch.sinks.parquet import read_part
+from tidemill.batch.sources.base import unique
 from tidemill.batch.spool import copy, finish
-from tidemill.errors import ConfigError, SinkError, SourceError
+from tidemill.errors import ConfigError, SinkError, SourceError, first_line
 
 __all__ = ["SqliteTarget", "find_sqlite"]
 
@@ -50,9 +51,7 @@ def find_sqlite(place: Place, asked: Asked) -> Found | None:
 def _read(connection: sqlite3.Connection, place: Place, ask: Reading, asked: Asked, spool: Path) -> Found:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     present = [d[0] for d in connection.execute(f"{ask.select(['*'])} LIMIT 0").description]
-    twice = next((n for i, n in enumerate(present) if n in present[:i]), None)
-    if twice is not None:
-        raise SourceError(f"{place.shown}: two columns are called {twice!r}; rename one")
+    unique(present, place.shown)
     schema = pa.schema([_field(connection, place, ask, name) for name in asked.wanted(present)])
     rows = connection.execute(ask.select([quoted(n) for n in schema.names]))
     files = copy(spool, schema, _batches(rows, schema))
@@ -195,8 +194,9 @@ class _Sqlite:
         connection.execute("BEGIN")
         for part in parts:
             for batch in read_part(part, _ROWS):
+                values = [_values(f.name, c) for f, c in zip(batch.schema, batch.columns, strict=True)]
                 try:
-                    connection.executemany(insert, zip(*(_values(c) for c in batch.columns), strict=True))
+                    connection.executemany(insert, zip(*values, strict=True))
                 except OverflowError:
                     raise SinkError(
                         f"{part.name}: holds an integer over 2^63 - 1, which SQLite cannot; nothing is published"
@@ -217,18 +217,60 @@ def _type(field: pa.Field) -> str:
         return "REAL"
     if found in (pa.binary(), pa.large_binary(), pa.binary_view()) or types.is_fixed_size_binary(found):
         return "BLOB"
-    if types.is_struct(found) or types.is_map(found) or types.is_union(found) or types.is_interval(found):
+    if not (_is_text(found) or types.is_null(found) or (_is_list(found) and _in_json(found.value_type))):
         raise ConfigError(f"column {field.name!r} of {found} has no type in SQLite; leave it out")
     return "TEXT"
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """Values as SQLite keeps them: times and decimals as text, lists as JSON."""
+def _is_list(type_: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        type_ in (pa.string(), pa.large_string(), pa.string_view())
+        or (types.is_temporal(type_) and not types.is_interval(type_))
+        or types.is_decimal(type_)
+    )
+
+
+def _in_json(type_: pa.DataType) -> bool:
+    """Whether JSON has a form for what a list holds, which may be lists and structs again."""
+    types = pa.types
+    if _is_list(type_) or types.is_dictionary(type_):
+        return _in_json(type_.value_type)
+    if types.is_struct(type_):
+        return all(_in_json(f.type) for f in type_)
+    return bool(
+        _is_text(type_)
+        or types.is_integer(type_)
+        or types.is_floating(type_)
+        or types.is_boolean(type_)
+        or types.is_null(type_)
+    )
+
+
+def _values(name: str, column: pa.Array) -> list[Any]:
+    """Values as SQLite keeps them. Raises SinkError for a time that Python, which writes it down, has none for."""
+    try:
+        return _kept(column)
+    except (ValueError, ArithmeticError, LookupError, pa.ArrowException) as error:
+        raise SinkError(
+            f"column {name!r} of {column.type}: a value has no form in SQLite: {first_line(error)}; nothing is "
+            "published"
+        ) from None
+
+
+def _kept(column: pa.Array) -> list[Any]:
+    """Times and decimals as text, lists as JSON."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     type_ = column.type
     if pa.types.is_timestamp(type_) and type_.unit == "ns":
         return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
     values: list[Any] = column.to_pylist()
-    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+    if _is_list(type_):
         return [None if v is None else orjson.dumps(v, _plain).decode() for v in values]
     if pa.types.is_temporal(type_) or pa.types.is_decimal(type_):
         return [None if v is None else _plain(v) for v in values]

@@ -14,6 +14,8 @@ from tidemill.batch.sinks.lines import LineJoiner
 __all__ = ["CsvSink"]
 
 _BLOCK = 4 << 20
+# What other tools keep text in, and PyArrow's writer does not know.
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
 class CsvSink:
@@ -28,7 +30,11 @@ class CsvSink:
                 return (
                     f"column {field.name!r} of {field.type} has no fixed number of cells; write Parquet or JSON lines"
                 )
-        names = _flat_schema(schema).names
+        flat = _flat_schema(schema)
+        strange = next((f for f in flat if not _writable(f)), None)
+        if strange is not None:
+            return f"column {strange.name!r} of {strange.type} has no form in CSV; leave it out, or cast it"
+        names = flat.names
         twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
         return None if twice is None else f"two columns would be called {twice!r}; rename one, or write Parquet"
 
@@ -70,6 +76,7 @@ class CsvPart:
         columns: list[pa.Array] = []
         for column in batch.columns:
             columns += _flat(column)
+        columns = [c if c.type == f.type else c.cast(f.type) for c, f in zip(columns, self._schema, strict=True)]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def close(self) -> None:
@@ -85,7 +92,15 @@ def _scalar(type_: pa.DataType) -> pa.DataType | None:
         type_ = type_.value_type
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return None if pa.types.is_nested(type_) else type_
+    return None if pa.types.is_nested(type_) else _VIEWS.get(type_, type_)
+
+
+def _writable(field: pa.Field) -> bool:
+    try:
+        pa_csv.CSVWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _width(type_: pa.DataType) -> tuple[int, ...]:

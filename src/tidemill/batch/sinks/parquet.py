@@ -23,8 +23,10 @@ class ParquetSink:
     suffix = ".parquet"
 
     def check(self, schema: pa.Schema) -> str | None:
-        del schema
-        return None
+        if _holds(schema):
+            return None
+        field = next(f for f in schema if not _holds(pa.schema([f])))
+        return f"column {field.name!r} of {field.type} has no form in Parquet; leave it out, or cast it"
 
     def open(self, path: Path, schema: pa.Schema, stamp: bytes, *, passing: bool = False) -> ParquetPart:
         return ParquetPart(path, schema.with_metadata({STAMP: stamp}), passing)
@@ -55,7 +57,8 @@ class ParquetPart:
         self._rows = self._bytes = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._held.append(batch.replace_schema_metadata(self._schema.metadata))
+        columns = [_without_null_values(c) for c in batch.columns]
+        self._held.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
@@ -111,6 +114,22 @@ def read_stamp(path: Path) -> bytes | None:
         return None
     stamp: bytes | None = metadata.get(STAMP)
     return stamp
+
+
+def _holds(schema: pa.Schema) -> bool:
+    """Whether Parquet has a form for every column."""
+    try:
+        pq.ParquetWriter(pa.BufferOutputStream(), schema).close()
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def _without_null_values(column: pa.Array) -> pa.Array:
+    """A dictionary may have a null among its values, which PyArrow does not write: the cells are null themselves."""
+    if not pa.types.is_dictionary(column.type) or not column.dictionary.null_count:
+        return column
+    return column.dictionary_decode().dictionary_encode().cast(column.type)
 
 
 def _repeats(type_: pa.DataType) -> bool:
