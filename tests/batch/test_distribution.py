@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import msgspec
@@ -78,6 +79,13 @@ def test_free_text_is_counted_and_not_kept() -> None:
     assert (found.texts, found.others) == ({"y": 1}, 1)
     several = [{"y": distribution([f"{start + i}" for i in range(40)])} for start in (0, 1000)]
     assert (merge(several)["y"].texts, merge(several)["y"].others) == ({}, 80)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_what_is_too_much_to_be_named_is_so_in_any_order(order: tuple[int, ...]) -> None:
+    parts = [{"y": distribution([f"{i}" for i in range(start, start + 40)])} for start in (0, 40, 60)]
+    merged = merge(parts[i] for i in order)["y"]
+    assert (merged.texts, merged.others) == ({}, 120)
 
 
 def test_vectors_are_told_by_element_unless_they_are_long() -> None:

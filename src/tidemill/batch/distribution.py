@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -40,7 +40,7 @@ class Distribution(Config, frozen=True, kw_only=True):
 
     cells: int = 0
     nulls: int = 0
-    buckets: dict[int, int] = msgspec.field(default_factory=dict)
+    buckets: dict[Annotated[int, msgspec.Meta(ge=0, lt=_BUCKETS)], int] = msgspec.field(default_factory=dict)
     texts: dict[str, int] = msgspec.field(default_factory=dict)
     others: int = 0
 
@@ -181,20 +181,23 @@ def merge(parts: Iterable[Mapping[str, Distribution]]) -> dict[str, Distribution
     merged: dict[str, Distribution] = {}
     for part in parts:
         for name, one in part.items():
-            merged[name] = _merged(merged[name], one) if name in merged else one
-    return merged
+            merged[name] = _added(merged[name], one) if name in merged else one
+    # Too many texts are told of all parts at the end: on the way it would depend on which came first.
+    return {name: one if len(one.texts) <= _TEXTS else _unnamed(one) for name, one in merged.items()}
 
 
-def _merged(a: Distribution, b: Distribution) -> Distribution:
-    texts = _sum(a.texts, b.texts)
-    few = len(texts) <= _TEXTS
+def _added(a: Distribution, b: Distribution) -> Distribution:
     return Distribution(
         cells=a.cells + b.cells,
         nulls=a.nulls + b.nulls,
         buckets=_sum(a.buckets, b.buckets),
-        texts=texts if few else {},
-        others=a.others + b.others + (0 if few else sum(texts.values())),
+        texts=_sum(a.texts, b.texts),
+        others=a.others + b.others,
     )
+
+
+def _unnamed(one: Distribution) -> Distribution:
+    return msgspec.structs.replace(one, texts={}, others=one.others + sum(one.texts.values()))
 
 
 def _sum(a: Mapping[K, int], b: Mapping[K, int]) -> dict[K, int]:

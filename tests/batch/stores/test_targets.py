@@ -18,11 +18,15 @@ from tests.batch.stores.conftest import Bucket
 from tests.batch.stores.proxy import Proxy
 from tests.batch.support import OUTPUTS, answers, table, write
 from tidemill.batch import RunReport, ScoreOptions, score
+from tidemill.batch.job import Job
+from tidemill.batch.jobs.conduct import run_job
+from tidemill.batch.jobs.gate import Gate
+from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.jobs.recall import recall
 from tidemill.batch.manifest import RunManifest
 from tidemill.batch.retry import dead_letters_of
 from tidemill.batch.stores.left import abandoned_objects, remove_objects
-from tidemill.errors import ConfigError, NotFound, RunError, SinkError, SourceError
+from tidemill.errors import ConfigError, Held, NotFound, RunError, SinkError, SourceError
 
 SINKS = ["out", "out/", "deep/down/out", "out.parquet", "out.csv", "out.jsonl", "a b/ü.parquet"]
 ROWS = 3000
@@ -398,3 +402,22 @@ def test_manifests_of_a_store_are_those_of_files(package: Path, bucket: Bucket, 
     sink = manifest.plan.job.sink
     assert (sink.uri, sink.manifest) == (f"{bucket.uri}/out", f"{bucket.uri}/out/_tidemill/manifest.json")
     assert "testing" not in bucket.read("out/_tidemill/manifest.json").decode()
+
+
+@pytest.mark.parametrize("sink", ["out", "out.parquet"])
+def test_a_job_without_its_index_is_compared_with_what_is_there(
+    package: Path, source: Path, bucket: Bucket, tmp_path: Path, sink: str
+) -> None:
+    options = ScoreOptions(mode="overwrite")
+    job = Job(
+        name="nightly",
+        package=str(package),
+        source=str(source),
+        sink=f"{bucket.uri}/{sink}",
+        options=options,
+        gate=Gate(max_change=0.1),
+    )
+    run_job(job, index=RunIndex(tmp_path / "lost"))
+    write(table(ROWS // 2), source)
+    with pytest.raises(Held, match=r"1,500 rows were read, 3,000 in the last run"):
+        run_job(job, index=RunIndex(tmp_path / "empty"))

@@ -16,12 +16,12 @@ from tidemill.batch.job import Job
 from tidemill.batch.jobs.gate import Check, Figures, judge
 from tidemill.batch.jobs.index import RunIndex, RunRecord, State, now, seen_now, this_process
 from tidemill.batch.jobs.telling import tell_end, tell_metrics
-from tidemill.batch.manifest import RunManifest
+from tidemill.batch.manifest import RunManifest, find_manifest
 from tidemill.batch.options import Progress, RunReport
 from tidemill.batch.places import parse_place
 from tidemill.batch.run import cpu_seconds, peak_rss
 from tidemill.batch.score import new_run_id, score
-from tidemill.batch.targets import GUARANTEES, open_target
+from tidemill.batch.targets import GUARANTEES, Target, open_target
 from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
 
 __all__ = ["check_gate", "check_guarantee", "identified", "run_job"]
@@ -65,12 +65,11 @@ def check_guarantee(job: Job) -> None:
     """Raises ConfigError where the sink promises less than the job asks for."""
     if job.guarantee is None:
         return
-    place = parse_place(job.sink)
-    given = open_target(place, job.options.mode, job.options.key).guarantee
+    given = _target(job).guarantee
     if GUARANTEES.index(given) > GUARANTEES.index(job.guarantee):
         raise ConfigError(
-            f"guarantee: the job asks for {job.guarantee!r}, but {place.shown} with mode {job.options.mode} gives "
-            f"{given!r}; ask for less, or choose another sink"
+            f"guarantee: the job asks for {job.guarantee!r}, but {parse_place(job.sink).shown} with mode "
+            f"{job.options.mode} gives {given!r}; ask for less, or choose another sink"
         )
 
 
@@ -109,9 +108,12 @@ def _known(index: RunIndex, job: Job, run_id: str) -> RunRecord | None:
     return found
 
 
+def _target(job: Job) -> Target:
+    return open_target(parse_place(job.sink), job.options.mode, job.options.key)
+
+
 def _output(job: Job) -> str:
-    target = open_target(parse_place(job.sink), job.options.mode, job.options.key)
-    return target.describe(job.options.run_id or "").uri
+    return _target(job).describe(str(job.options.run_id)).uri
 
 
 class _Conductor:
@@ -140,7 +142,7 @@ class _Conductor:
             run_id=run_id,
             job=job.name,
             state="planned",
-            package=job.package,
+            package=parse_place(job.package).shown,
             source=parse_place(job.source).shown,
             output=_output(job),
             sink=None if known is None else known.sink,
@@ -249,13 +251,12 @@ class _Conductor:
         last = self._last_done
         if last is not None:
             return Figures(read=last.read, dead=last.dead, outputs=last.outputs)
-        target = open_target(parse_place(self._job.sink), self._job.options.mode, self._job.options.key)
         try:
-            path = Path(target.describe(self._record.run_id).manifest)
-            found = msgspec.json.decode(path.read_bytes(), type=RunManifest)
-        except (OSError, ValueError):
+            kept = find_manifest(_target(self._job).describe(self._record.run_id).manifest)
+            found = None if kept is None else msgspec.json.decode(kept[1], type=RunManifest)
+        except (RunError, OSError, msgspec.DecodeError):
             return None
-        if found.job != self.job or found.state != "done":
+        if found is None or found.job != self.job or found.state != "done":
             return None
         return Figures(read=found.read, dead=found.dead, outputs=found.outputs)
 
