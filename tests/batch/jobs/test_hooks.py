@@ -201,3 +201,35 @@ def test_hooks_are_told_only_of_what_they_ask_for() -> None:
     assert run_hooks(Hooks(command=command), REPORT | {"state": "held"}) != []
     assert run_hooks(Hooks(), REPORT) == []
     assert "MINE" not in os.environ
+
+
+def test_variables_are_filled_in_when_the_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the address and the headers; a secret that was read from a file ends with a line break."""
+    monkeypatch.setenv("HOOK_PATH", "T0/B1")
+    monkeypatch.setenv("HOOK_TOKEN", "hunter2\n")
+    with receiver() as server:
+        hook = Webhook(url=server.url + "/${HOOK_PATH}", headers={"Authorization": "Bearer ${HOOK_TOKEN}"})
+        [result] = run_hooks(Hooks(webhook=hook), REPORT)
+    assert result.passed
+    [(path, headers, _)] = server.told
+    assert (path, headers["Authorization"]) == ("/T0/B1", "Bearer hunter2")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, "the variable HOOK is not set"),
+        ("hunter2\r\nX-Other: 1", "the variable HOOK holds characters other than printable ASCII"),
+        ("hunter2 or 3", "url: is no address once its variables are filled in"),
+    ],
+)
+def test_a_variable_that_does_not_fit_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, told: str
+) -> None:
+    monkeypatch.delenv("HOOK", raising=False)
+    if value is not None:
+        monkeypatch.setenv("HOOK", value)
+    with receiver() as server:
+        [result] = run_hooks(Hooks(webhook=server.url + "/${HOOK}"), REPORT)
+    assert (result.passed, result.attempts, result.told) == (False, 0, told)
+    assert server.told == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +21,16 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidemill.batch.jobs.index import HookResult
+from tidemill.batch.jobs.variables import filled
 from tidemill.config import Config
+from tidemill.errors import ConfigError
 
 __all__ = ["Command", "Hooks", "Webhook", "run_hooks"]
 
 End = Literal["held", "done", "failed", "cancelled", "over_budget"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
-Address = Annotated[str, msgspec.Meta(pattern=r"^https?://[^\s/?#@]+([/?]\S*)?\Z")]
+_ADDRESS = r"^https?://[^\s/?#@]+([/?]\S*)?\Z"
+Address = Annotated[str, msgspec.Meta(pattern=_ADDRESS)]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 _PAUSE = 1.0
 
@@ -34,6 +38,7 @@ _PAUSE = 1.0
 class Webhook(Config, frozen=True, kw_only=True):
     """An address that is POSTed the report as JSON, at most `attempts` times, each in `timeout` seconds. Only answers
     that may pass (408, 425, 429, 5xx) and lost connections are tried again. `on` are the ends to tell of (all).
+    `${NAME}` in `url` and in `headers` is a variable of the environment, read when the run has ended.
     """
 
     url: Address
@@ -81,10 +86,14 @@ def run_hooks(hooks: Hooks, report: Mapping[str, Any]) -> list[HookResult]:
 
 def _post(hook: Webhook, body: bytes) -> HookResult:
     told = ""
+    try:
+        ready = _filled(hook)
+    except ConfigError as error:
+        return HookResult(kind="webhook", passed=False, attempts=0, told=str(error))
     for attempt in range(1, hook.attempts + 1):
         if attempt > 1:
             time.sleep(_PAUSE * 2 ** (attempt - 2))
-        status, told = _bounded(hook, body)
+        status, told = _bounded(ready, body)
         if status is not None and 200 <= status < 300:
             return HookResult(kind="webhook", passed=True, attempts=attempt)
         if status is not None and status not in (408, 425, 429) and status < 500:
@@ -101,6 +110,14 @@ def _bounded(hook: Webhook, body: bytes) -> tuple[int | None, str]:
     thread.start()
     thread.join(hook.timeout)
     return answer[0] if answer else (None, f"no answer within {hook.timeout:g} s")
+
+
+def _filled(hook: Webhook) -> Webhook:
+    """With its variables filled in. Raises ConfigError, which tells no value of them."""
+    url = filled(hook.url)
+    if re.match(_ADDRESS, url) is None:
+        raise ConfigError("url: is no address once its variables are filled in")
+    return msgspec.structs.replace(hook, url=url, headers={k: filled(v) for k, v in hook.headers.items()})
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.batch.engines.aws_batch.host import PATIENCE
 from tests.batch.support import answers, table
 from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.options import AwsBatchOptions
@@ -107,3 +109,11 @@ def sealed(submitted: Submitted) -> set[int]:
     """The shards that have a marker."""
     stage = open_stage(f"{submitted.root}/stage")
     return {i for i in range(submitted.shards) if stage.get(f"shards/{i:05d}.json") is not None}
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for something to come about."""
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.1)

@@ -10,13 +10,21 @@ import json
 import signal
 from pathlib import Path
 
+import msgspec
+import pyarrow as pa
 import pytest
 
 from tests.batch.engines.aws_batch.host import LOST_HOST, Host
-from tests.batch.engines.aws_batch.support import CHUNK, Bucket, Giving, sealed
+from tests.batch.engines.aws_batch.support import CHUNK, Bucket, Giving, a_job, sealed, until
+from tests.cli.support import tidemill
 from tests.moto_server import Aws
+from tidemill.batch.engines.aws_batch.client import Aws as Clients
+from tidemill.batch.engines.aws_batch.jobs import living
 from tidemill.batch.engines.aws_batch.leaving import GRACE_SECONDS
 from tidemill.batch.engines.aws_batch.requests import GAVE_UP
+from tidemill.batch.engines.aws_batch.submit import Submitted, submit
+from tidemill.batch.jobs.index import RunIndex
+from tidemill.errors import BudgetExceeded
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -87,6 +95,10 @@ def test_a_run_through_everything_that_happens_to_containers(
     # The container that committed may have been told to leave before it could say so: the next one does.
     record = json.loads(bucket.read("runs/r1/record.json"))
     assert (record["state"], record["read"], record["dead"]) == ("done", 7500, 8)
+    manifest = json.loads(bucket.read("out/_tidemill/manifest.json"))
+    # Shard 1 was given up once, shard 4 lost with its host, and nobody knows who of the two was first at 2 and 6.
+    assert {"1": 2, "4": 2}.items() <= manifest["attempts"].items()
+    assert "0" not in manifest["attempts"]
     told = json.dumps(record | {"state": "cancelled"}).encode()
     bucket.client.put_object(Bucket=bucket.name, Key="runs/r1/record.json", Body=told)
     third = host.start(commit, attempt=4)
@@ -95,3 +107,48 @@ def test_a_run_through_everything_that_happens_to_containers(
     late = host.start(job, 2, attempt=3)
     assert late.ended() == 0, late.said()
     assert bucket.names("") == before
+
+
+def test_a_run_that_is_hopeless_ends_before_its_last_shard(
+    aws: Aws, bucket: Bucket, slow: Path, queue: str, index: RunIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row in every shard fails, three may: no child has more than two, and all together have."""
+    monkeypatch.setattr("tidemill.batch.plan.SHARD_ROWS", 1000)
+    job = a_job(slow, bucket, queue, children=4)
+    job = msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, max_errors=3))
+    submitted = submit(job, index=index)
+    assert isinstance(submitted, Submitted)
+    host, score = Host(aws, tmp_path), str(submitted.submission.score_job)
+    first = host.start(score, 0)
+    assert first.ended() == 0, first.said()
+    second = host.start(score, 1)
+    assert second.ended() == BudgetExceeded.exit_code, second.said()
+    assert not second.repeated(BudgetExceeded.exit_code)
+    told = "4 rows failed in 4 of 8 shards; at most 3 may; the most common reason is below_minimum (4 rows)"
+    assert told in second.said()
+    # Who comes later is told, and begins nothing.
+    third = host.start(score, 2)
+    assert third.ended() == BudgetExceeded.exit_code, third.said()
+    assert told in third.said()
+    assert "is begun" not in third.said()
+    assert bucket.names("out/") == []
+    for job_id in (score, submitted.submission.commit_job):
+        Clients().batch.terminate_job(jobId=job_id, reason="moto never starts it")
+    until(lambda: not living(Clients(), submitted.submission))
+    assert json.loads(tidemill("run", "status", "r1", "--json").stdout)["state"] == "over_budget"
+    assert index.get("r1").state == "over_budget"
+
+
+def test_one_bad_shard_does_not_end_a_run_that_may_still_be_good(
+    aws: Aws, bucket: Bucket, slow: Path, queue: str, index: RunIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of a shard fail, which are 13 % of all: too many of those that are read first, and few of the whole."""
+    monkeypatch.setattr("tidemill.batch.plan.SHARD_ROWS", 1000)
+    rows = bucket.rows.slice(0, 2500)
+    bucket.put("in/0.parquet", rows.set_column(1, "a", pa.array([-1.0] * 1000 + [1.0] * 1500, pa.float32())))
+    job = a_job(slow, bucket, queue, children=1)
+    job = msgspec.structs.replace(job, options=msgspec.structs.replace(job.options, max_error_rate=0.2))
+    submitted = submit(job, index=index)
+    assert isinstance(submitted, Submitted)
+    child = Host(aws, tmp_path).start(str(submitted.submission.score_job))
+    assert child.ended() == 0, child.said()

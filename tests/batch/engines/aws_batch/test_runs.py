@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.batch.engines.aws_batch.host import PATIENCE, Host
-from tests.batch.engines.aws_batch.support import Bucket, Giving, a_job, sealed
+from tests.batch.engines.aws_batch.host import Host
+from tests.batch.engines.aws_batch.support import Bucket, Giving, a_job, sealed, until
 from tests.cli.support import tidemill
 from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.client import Aws as Clients
@@ -26,13 +26,6 @@ from tidemill.batch.jobs.index import RunIndex
 from tidemill.errors import ConfigError, IntegrityError, NotFound, RunError
 
 pytestmark = pytest.mark.timeout(600)
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.1)
 
 
 def test_a_cancelled_run_is_taken_up_again_with_what_is_missing(

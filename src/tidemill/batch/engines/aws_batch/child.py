@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
 
+from tidemill.batch.engines.aws_batch.budget import Budget
 from tidemill.batch.engines.aws_batch.leaving import Leaving
 from tidemill.batch.engines.aws_batch.package import fetch_package
 from tidemill.batch.engines.aws_batch.records import (
     ORDER,
     Order,
     Submission,
+    note_of,
     read_record,
     stage_of,
     submission_name,
@@ -48,8 +51,8 @@ class Seat:
 def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
     """Score what this child has of the shards of a submission; whether all of it is sealed now, by whomever.
 
-    Shards that are sealed already are left alone, and so is a run that came to its end. Raises RunError or one of its
-    kinds, IntegrityError for a package that is not the one that was sent.
+    Shards that are sealed already are left alone, and so is a run that came to its end. Raises BudgetExceeded for a run
+    that is hopeless, RunError or another of its kinds, IntegrityError for a package that is not the one that was sent.
     """
     root, stage = open_stage(where), open_stage(stage_of(where))
     order = read_record(root, ORDER, Order)
@@ -65,22 +68,31 @@ def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
     log.info("child %d of %d: %d shards, %d of them sealed", seat.index, submission.size, len(indices), len(before))
     if leaving.told or not pending:
         return not pending
+    budget = Budget(plan, stage.where, root, number)
+    for marker in before.values():
+        budget.sealed(marker)
+    budget.look()
     live = fetch_package(order.package, root)
+    attempt = seat.name()
+    begun: Counter[int] = Counter()
 
     def noting(shard: Shard) -> Note:
-        note = leaving.noting(shard)
+        note = budget.begun(shard, leaving.noting(shard))
+        begun[shard.index] += 1
+        stage.note(note_of(shard.index, f"{attempt}-{begun[shard.index]}"), b"")
         log.info("shard %d is begun", shard.index)
         return note
 
-    # The budget is judged over the whole run, by the job that commits.
+    # What the budget of a part of the rows would be, `Budget` knows; the job that commits judges it over all of them.
     watch = Watch(plan.run_id, share.total_rows, len(pending), None, None)
-    work = Work(live, plan, stage, live.package.directory, order.job.options, watch, attempt=seat.name(), noting=noting)
+    work = Work(live, plan, stage, live.package.directory, order.job.options, watch, attempt=attempt, noting=noting)
 
     left = {s.index for s in pending}
 
     def sealed(marker: Sealed) -> None:
         left.discard(marker.shard)
         log.info("shard %d is sealed: %d rows, %d dead", marker.shard, marker.read, marker.dead_rows)
+        budget.sealed(marker)
 
     run_here(work, pending, sealed)
     if left:

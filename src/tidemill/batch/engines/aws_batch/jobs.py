@@ -41,7 +41,7 @@ class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run on AWS Batch stands; `held` and `over_budget` are what the job that commits said.
+    """How a run on AWS Batch stands; `held` and `over_budget` are what a container said.
 
     `children` counts those of the scoring job by Batch's states, `commit` is the state of the job that commits; Batch
     forgets both some days after their end: then there are none. `seconds_left` is an estimate from the shards sealed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal, TypeVar
 
 import msgspec
@@ -11,6 +12,7 @@ from tidemill.batch.job import Job
 from tidemill.batch.jobs.index import RunRecord
 from tidemill.batch.ledger import decode_kept
 from tidemill.batch.stage import Stage
+from tidemill.batch.stores.objects import Objects
 from tidemill.config import Config
 from tidemill.errors import NotFound
 
@@ -19,17 +21,22 @@ __all__ = [
     "RECORD",
     "Order",
     "Submission",
+    "Verdict",
+    "attempts_at",
     "last_submission",
+    "note_of",
     "read_record",
     "root_of",
     "stage_of",
     "submission_name",
+    "verdict_name",
 ]
 
 T = TypeVar("T")
 ORDER = "order.json"
 # What became of the run, as the job that commits left it.
 RECORD = "record.json"
+_BEGUN = "begun"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +71,32 @@ class Submission(Config, frozen=True, kw_only=True):
     commit_job: str | None = None
 
 
+class Verdict(Config, frozen=True, kw_only=True):
+    """What a child found that saw its run to be hopeless: too many rows have failed."""
+
+    format: Literal[1]
+    told: str
+
+
 def submission_name(number: int) -> str:
     """The record of the number-th submission of a run, which counts from 1."""
     return f"submission-{number:03d}.json"
+
+
+def verdict_name(number: int) -> str:
+    """What a child of the number-th submission found, where one did."""
+    return f"over-budget-{number:03d}.json"
+
+
+def note_of(shard: int, attempt: str) -> str:
+    """The note of a stage that an attempt at a shard was begun."""
+    return f"{_BEGUN}/{shard:05d}-{attempt}"
+
+
+def attempts_at(stage: str) -> Counter[int]:
+    """How often the shards of a stage were begun, in all submissions."""
+    names = (e.name.rpartition("/")[2] for e in Objects(stage).list(f"notes/{_BEGUN}"))
+    return Counter(int(name.partition("-")[0]) for name in names)
 
 
 def stage_of(root: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
@@ -23,12 +22,14 @@ from tidemill.batch.engines.aws_batch.records import (
     RECORD,
     Order,
     Submission,
+    Verdict,
     last_submission,
     read_record,
     root_of,
     stage_of,
+    verdict_name,
 )
-from tidemill.batch.jobs.index import RunIndex, RunRecord, now
+from tidemill.batch.jobs.index import RunIndex, RunRecord, State, now
 from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.errors import NotFound, RunError
@@ -68,9 +69,15 @@ def run_status(run: SubmittedRun, index: RunIndex) -> BatchStatus:
     if found.state in ("done", "failed", "forgotten") and told is not None:
         found = msgspec.structs.replace(found, state=told.state)
         _learn(index, told)
-    elif found.state in ("failed", "cancelled"):
-        reasons = "; ".join(f.reason for f in found.failures) or found.state
-        _end(run, index, "cancelled" if found.state == "cancelled" else "failed", reasons)
+    elif found.state == "cancelled":
+        _end(run, index, "cancelled", "cancelled")
+    elif found.state == "failed":
+        name = verdict_name(run.submission.number)
+        if run.root.get(name) is not None:
+            found = msgspec.structs.replace(found, state="over_budget")
+            _end(run, index, "over_budget", read_record(run.root, name, Verdict).told)
+        else:
+            _end(run, index, "failed", "; ".join(f.reason for f in found.failures) or "failed")
     return found
 
 
@@ -107,7 +114,7 @@ def _learn(index: RunIndex, told: RunRecord) -> None:
     index.write(msgspec.structs.replace(told, driver=None, job_file=job_file))
 
 
-def _end(run: SubmittedRun, index: RunIndex, state: Literal["cancelled", "failed"], why: str) -> None:
+def _end(run: SubmittedRun, index: RunIndex, state: State, why: str) -> None:
     known = index.find(run.order.run_id)
     if known is not None and known.state not in (state, "done", "held"):
         index.write(msgspec.structs.replace(known, state=state, error=why, updated_at=now(), finished_at=now()))

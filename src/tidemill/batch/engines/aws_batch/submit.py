@@ -10,6 +10,7 @@ import msgspec
 
 from tidemill.batch.blobs import remote
 from tidemill.batch.engines.aws_batch.client import Aws, asking
+from tidemill.batch.engines.aws_batch.hooks import check_hooks
 from tidemill.batch.engines.aws_batch.jobs import living, terminate
 from tidemill.batch.engines.aws_batch.options import AwsBatchOptions
 from tidemill.batch.engines.aws_batch.package import send_package
@@ -60,6 +61,7 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
     run_id = str(job.options.run_id)
     where = f"{table.stage.rstrip('/')}/{run_id}"
     _check_places(job, where)
+    check_hooks(job.hooks, table, where)
     aws = Aws()
     root = open_stage(where)
     before = last_submission(root)
