@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 # What msgspec appends of the value's type and path; the path and the value itself are told here.
 _SAID = re.compile(r"(, got `[^`]*`)?( - at `.*`)?$")
+# Fields that may hold a secret, by their path, and the password in a URI of any other.
+_SECRET = re.compile(r"pass|pwd|secret|token\b|credential|webhook|pushgateway|headers|\benv\b|\bconf\b", re.IGNORECASE)
+_PASSWORD = re.compile(r"(://[^/\s:@]*):[^\s]*@")
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,7 +70,7 @@ def _problems(value: Any, type_: Any, path: str) -> list[str]:
         found.sort()
     elif isinstance(value, dict) and origin is dict:
         for key, one in value.items():
-            found += _problems(one, args[1], _join(path, key))
+            found += _leaf(key, args[0], path, named=True) + _problems(one, args[1], _join(path, key))
     elif isinstance(value, list | tuple) and (origin is list or (origin is tuple and args[1:] == (...,))):
         for i, one in enumerate(value):
             found += _problems(one, args[0], f"{path}[{i}]")
@@ -95,7 +98,7 @@ def _is_struct(type_: Any) -> bool:
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
-def _leaf(value: Any, type_: Any, path: str) -> list[str]:
+def _leaf(value: Any, type_: Any, path: str, *, named: bool = False) -> list[str]:
     try:
         msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -104,8 +107,10 @@ def _leaf(value: Any, type_: Any, path: str) -> list[str]:
             text = f"expected one of {', '.join(map(repr, get_args(inner)))}"
         else:
             text = _SAID.sub("", str(error)).replace("object`", "table`").replace(" | null`", "`")
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-        return [f"{path or '(top)'}: {text[0].lower()}{text[1:]}, got {shown}"]
+        shown = _PASSWORD.sub(r"\1:…@", repr(value))
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        got = "" if _SECRET.search(path) and not named else f", got {shown}"
+        return [f"{path or '(top)'}: {text[0].lower()}{text[1:]}{got}"]
     return []
 
 

@@ -206,7 +206,7 @@ def _job(file: JobFile, path: Path) -> Job:
         except ConfigError as error:
             problems += error.problems
     places = {}
-    for name, place in (("source", file.source), ("sink", sink)):
+    for name, place in (("package", file.package), ("source", file.source), ("sink", sink)):
         try:
             places[name] = _anchored(_uri(place), root)
             parse_place(places[name])
@@ -228,7 +228,7 @@ def _job(file: JobFile, path: Path) -> Job:
     }
     return Job(
         name=file.name,
-        package=_anchored(file.package, root),
+        package=places["package"],
         source=places["source"],
         sink=places["sink"],
         options=ScoreOptions(**options),
@@ -249,14 +249,14 @@ def _uri(place: str | Mapping[str, Any]) -> str:
     options = dict(place)
     uri = options.pop("uri", None)
     if not isinstance(uri, str):
-        raise ConfigError("uri: required, a text, but " + ("missing" if uri is None else f"got {uri!r}"))
+        raise ConfigError("uri: required, a text, but " + ("missing" if uri is None else f"got {type(uri).__name__}"))
     if not options:
         return uri
     if not parse_place(uri).scheme:
         raise ConfigError(f"{min(options)}: a path takes no options; got {uri!r}")
     wrong = next((k for k, v in options.items() if isinstance(v, list)), None)
     if wrong is not None:
-        raise ConfigError(f"{wrong}: expected a text, a number or a truth value, got {options[wrong]!r}")
+        raise ConfigError(f"{wrong}: expected a text, a number or a truth value, got a list")
     query = "&".join(f"{quote(k, safe='')}={quote(_text(v), safe='')}" for k, v in options.items())
     return f"{uri}{'&' if '?' in uri else '?'}{query}"
 

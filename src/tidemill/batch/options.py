@@ -13,7 +13,8 @@ from tidemill.config import Config
 __all__ = ["RUN_ID", "Positive", "Progress", "RunReport", "ScoreOptions", "Seconds"]
 
 RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+# What every library and every file takes for a number.
+Positive = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 

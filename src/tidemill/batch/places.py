@@ -70,7 +70,9 @@ _SCHEMES = frozenset(
         *STORES,
     )
 )
-_SECRET = re.compile(r"pass|pwd|secret|token|credential|key|sig\Z", re.IGNORECASE)
+_ADBC = "adbc+"
+_WORDS = "pass|pwd|secret|token|credential|key"
+_SECRET = re.compile(rf"{_WORDS}|sig\Z", re.IGNORECASE)
 # To the last @: a password that was not encoded may have such characters, too.
 _USER = re.compile(r"\A([^/@:]*):(.*)@", re.DOTALL)
 
@@ -133,8 +135,12 @@ def parse_place(text: str) -> Place:
     """The parts of a URI; a text without a known scheme is a path. Raises ConfigError for an unknown `scheme://`, and
     for what no path and no URI may hold.
     """
+    if not text:
+        raise ConfigError("an empty text is given as a place; expected a path, or a URI")
     if "\0" in text:
         raise ConfigError(f"{text.partition(chr(0))[0]}…: holds a NUL character, which no place may")
+    if unreadable(text):
+        raise ConfigError(f"{text!a}: is not UTF-8, as which manifests and records keep it; rename it")
     found = _URI.match(text)
     if found is None:
         return Place("", text, {}, text, text)
@@ -144,8 +150,6 @@ def parse_place(text: str) -> Place:
     told = f"{scheme}:" if "@" in query else f"{scheme}:{slashes or ''}{_masked(body)}"
     known = scheme in _SCHEMES or scheme.startswith("adbc+")
     if not known:
-        if not slashes:
-            return Place("", text, {}, text, text)
         if scheme == "file":
             return Place("", unquote(rest), {}, unquote(rest), text)
         raise ConfigError(f"{told}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
@@ -157,8 +161,13 @@ def parse_place(text: str) -> Place:
     if twice is not None:
         raise ConfigError(f"{told}: {twice} is given twice")
     kept = "&".join(f"{quote(k)}={quote(v, safe='/,:')}" for k, v in pairs if not _SECRET.search(k))
-    shown = f"{scheme}:{slashes or ''}{_masked(body)}" + (f"?{kept}" if kept else "")
+    shown = f"{scheme}:{slashes or ''}{masked}" + (f"?{kept}" if kept else "")
     return Place(scheme, body, dict(pairs), shown, text)
+
+
+def unreadable(text: str) -> bool:
+    """Whether a name of the file system holds bytes that are no UTF-8: no JSON can tell of it."""
+    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _masked(body: str) -> str:
@@ -193,6 +202,9 @@ def find_files(source: str) -> tuple[Path, SourceFormat, list[InputFile]]:
         names = [n for n in names if not hidden(n)]
     if not names:
         raise SourceError(f"{source}: holds no input files")
+    strange = next((n for n in names if unreadable(n)), None)
+    if strange is not None:
+        raise SourceError(f"{source}: the name of {strange!a} is not UTF-8, as which manifests keep it; rename it")
     return root, one_format(source, names), [InputFile(name=n, partition=partition_of(n)) for n in names]
 
 

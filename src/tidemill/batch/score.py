@@ -178,6 +178,7 @@ def prepare(
 ) -> Prepared:
     """Open package and target, and see that a run may write there. Raises as `score` does."""
     options = _checked(options)
+    parse_place(os.fspath(package))  # a path, too
     place, target = parse_place(os.fspath(source)), _target(os.fspath(sink), options)
     run_id = options.run_id or new_run_id()
     kept = _beside_the_stage(target.describe(run_id), target.stage(run_id), options.stage)

@@ -9,7 +9,7 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from tidemill.cli.console import Json, emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table, text_of
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import show_report
 
@@ -45,7 +45,11 @@ def submit(
     from tidemill.batch.job import read_job
 
     given = [*(changes or ())]
-    given += [f"{field}={value}" for field, value in (("engine.name", engine), ("run_id", run_id)) if value is not None]
+    given += [
+        f"{field}={text_of(value)}"
+        for field, value in (("engine.name", engine), ("run_id", run_id))
+        if value is not None
+    ]
     found = give(read_job(file, given), file=file)
     if isinstance(found, RunReport):
         show_report(found, json)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from tidemill.errors import ConfigError
 
-__all__ = ["Json", "emit_json", "errors", "names", "output", "pairs", "table"]
+__all__ = ["Json", "emit_json", "errors", "names", "output", "pairs", "table", "text_of"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 # A pipe has no width; rows that wrap at 80 cannot be read by grep.
@@ -63,6 +63,11 @@ def pairs(flag: str, values: Sequence[str] | None, example: str) -> dict[str, fl
         except ValueError:
             raise ConfigError(f"{flag} {value!r}: expected NAME=NUMBER, as {example}") from None
     return found
+
+
+def text_of(value: str) -> str:
+    """A text as a TOML value: as it stands, `2026-11-24` would be a date."""
+    return orjson.dumps(value).decode() if value.isprintable() else value
 
 
 def _console(stderr: bool) -> Console:

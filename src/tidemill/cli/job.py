@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.aws_batch import submit
-from tidemill.cli.console import Json, emit_json, output, table
+from tidemill.cli.console import Json, emit_json, output, table, text_of
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import run_shown
 
@@ -81,7 +81,7 @@ def run(
     """
     from tidemill.batch.job import read_job
 
-    given = [*(changes or ()), *([] if run_id is None else [f"run_id={run_id}"])]
+    given = [*(changes or ()), *([] if run_id is None else [f"run_id={text_of(run_id)}"])]
     run_shown(read_job(file, given), file, json)
 
 

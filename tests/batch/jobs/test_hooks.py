@@ -139,6 +139,17 @@ def test_a_receiver_that_never_ends_holds_nobody_up(dribble: bytes) -> None:
             thread.join()
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[x", "http://[::1", "http://127.0.0.1:99999/geheim", "http://a..b/geheim", "http://a/geheim\x07"]
+)
+def test_an_address_that_is_none_is_told_and_no_error(url: str) -> None:
+    """A job file has such an address refused; whoever writes Python is told at the end of the run, which stands."""
+    [result] = run_hooks(Hooks(webhook=Webhook(url=url, attempts=1)), REPORT)
+    assert not result.passed
+    assert result.told
+    assert "geheim" not in result.told
+
+
 SHOW = """
 import json, os, sys
 path, *rest = sys.argv[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from tidemill.batch.jobs.index import Driver, RunIndex, RunRecord, home, now, seen_now, this_process
-from tidemill.errors import NotFound, RunError
+from tidemill.errors import ConfigError, NotFound, RunError
 
 
 def record(run_id: str = "r1", **more: object) -> RunRecord:
@@ -77,6 +78,36 @@ def test_a_damaged_record_is_told_and_hides_no_other(tmp_path: Path, data: bytes
         index.get("bad")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updated_at": "yesterday"},
+        {"updated_at": "2026-01-01T00:00:00"},
+        {"created_at": "2026-13-01T00:00:00+00:00"},
+        {"finished_at": ""},
+        {"driver": {"host": "h", "pid": -1}},
+        {"driver": {"host": "h", "pid": 0}},
+        {"driver": {"host": "h", "pid": 1 << 40}},
+        {"outputs": {"y": {"cells": 1, "buckets": {"99999999": 1}}}},
+        {"run_id": "r2"},
+    ],
+    ids=str,
+)
+def test_a_record_that_says_what_cannot_be_is_damaged(tmp_path: Path, change: dict[str, object]) -> None:
+    """Among that, numbers of processes by which a signal would go to all there are."""
+    index = RunIndex(tmp_path)
+    index.write(record())
+    path = index.path("r1")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError, match=r"r1\.json: .*; remove it, and `tidemill run add` it again"):
+        index.get("r1")
+    assert list(index.all()) == []
+
+
+def test_a_time_left_that_is_no_time_is_not_told() -> None:
+    assert record(state="running", total_rows=10**15, rows_per_second=1e-300).seconds_left is None
+
+
 def test_a_driver_is_alive_until_it_is_not() -> None:
     assert this_process().alive
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -109,3 +140,12 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home() == tmp_path / ".local/state/tidemill"
+
+
+def test_no_home_at_all_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container, of a user whom the system does not know."""
+    for name in ("TIDEMILL_HOME", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match="there is no home directory; set TIDEMILL_HOME"):
+        home()

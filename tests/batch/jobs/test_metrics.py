@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
@@ -116,6 +117,35 @@ def test_a_gateway_that_speaks_something_else_ends_no_run(answer: bytes) -> None
         thread.join()
     assert len(warned) == 1
     assert warned[0].startswith("metrics are not told: ")
+
+
+@pytest.mark.parametrize("gateway", ["http://[x", "127.0.0.1:99999", "a..b"])
+def test_an_address_that_is_none_ends_no_run(gateway: str) -> None:
+    warned: list[str] = []
+    tell_metrics(full(), None, Metrics(pushgateway=gateway), warned.append)
+    assert [w.startswith("metrics are not told: ") for w in warned] == [True]
+
+
+def test_a_gateway_that_answers_byte_by_byte_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run ends only when its metrics are told: a socket's own time limit begins anew with each byte."""
+    monkeypatch.setattr("tidemill.batch.jobs.metrics._PUSH_SECONDS", 0.5)
+    warned: list[str] = []
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                while not done.wait(0.05):
+                    connection.sendall(b"x")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        gateway = f"127.0.0.1:{server.getsockname()[1]}"
+        tell_metrics(full(), None, Metrics(pushgateway=gateway), warned.append)
+        done.set()
+        thread.join()
+    assert warned == ["metrics are not told: no answer within 0.5 s"]
 
 
 def test_a_textfile_that_cannot_be_written_is_an_error_of_the_system(tmp_path: Path) -> None:

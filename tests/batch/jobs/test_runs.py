@@ -76,6 +76,29 @@ def test_attempts_at_shards_are_counted(
     assert "shard 0 2 times" in tidemill("run", "show", "one")
 
 
+@pytest.mark.parametrize("run_id", ["2026-11-24", "20261124", "true", "1e3"])
+def test_the_name_of_a_run_is_a_text_whatever_else_it_could_be(
+    package: Path, source: Path, tmp_path: Path, index: RunIndex, run_id: str
+) -> None:
+    tidemill("job", "run", job_file(tmp_path, package, source, tmp_path / "out"), "--run-id", run_id)
+    assert index.get(run_id).state == "done"
+
+
+def test_names_that_no_json_can_hold_are_refused(package: Path, tmp_path: Path) -> None:
+    strange = os.fsdecode(b"\xff")
+    write(table(10), tmp_path / "in" / "a.parquet")
+    os.rename(tmp_path / "in" / "a.parquet", tmp_path / "in" / f"{strange}.parquet")
+    os.rename(tmp_path / "in", tmp_path / f"in{strange}")
+    for arguments in (
+        (package, tmp_path / f"in{strange}", tmp_path / "out"),
+        (package, tmp_path / "in", tmp_path / f"out{strange}"),
+        (f"{package}{strange}", tmp_path / "in", tmp_path / "out"),
+    ):
+        assert "is not UTF-8" in tidemill("score", *arguments, code=2)
+    os.rename(tmp_path / f"in{strange}", tmp_path / "in")
+    assert "is not UTF-8" in tidemill("score", package, tmp_path / "in", tmp_path / "out", code=1)
+
+
 def test_runs_of_score_are_on_record_too(package: Path, source: Path, tmp_path: Path, index: RunIndex) -> None:
     tidemill("score", package, source, tmp_path / "out.csv", "--run-id", "plain")
     record = index.get("plain")

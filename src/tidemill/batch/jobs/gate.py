@@ -13,9 +13,9 @@ from tidemill.config import Config
 __all__ = ["Check", "Figures", "Gate", "judge"]
 
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Limit = Annotated[float, msgspec.Meta(ge=0)]
-# Told of what is infinitely unlike: JSON has no infinity.
+# Told of what is infinitely unlike: JSON has no infinity, and a limit has a number.
 _UNLIKE = 1e6
+Limit = Annotated[float, msgspec.Meta(ge=0, le=_UNLIKE)]
 
 
 class Gate(Config, frozen=True, kw_only=True):

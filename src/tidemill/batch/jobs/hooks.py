@@ -9,18 +9,17 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from tidemill.batch.jobs.index import HookResult
+from tidemill.batch.jobs.patience import within
 from tidemill.batch.jobs.variables import filled
 from tidemill.config import Config
 from tidemill.errors import ConfigError
@@ -29,7 +28,8 @@ __all__ = ["Command", "Hooks", "Webhook", "run_hooks"]
 
 End = Literal["held", "done", "failed", "cancelled", "over_budget"]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
-_ADDRESS = r"^https?://[^\s/?#@]+([/?]\S*)?\Z"
+_HOST = r"([^\s/?#@:\[\]]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?"
+_ADDRESS = rf"^https?://{_HOST}([/?][^\s\x00-\x1f\x7f]*)?\Z"
 Address = Annotated[str, msgspec.Meta(pattern=_ADDRESS)]
 Word = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*\Z")]
 _PAUSE = 1.0
@@ -93,23 +93,14 @@ def _post(hook: Webhook, body: bytes) -> HookResult:
     for attempt in range(1, hook.attempts + 1):
         if attempt > 1:
             time.sleep(_PAUSE * 2 ** (attempt - 2))
-        status, told = _bounded(ready, body)
+        status, told = _once(ready, body)
         if status is not None and 200 <= status < 300:
             return HookResult(kind="webhook", passed=True, attempts=attempt)
         if status is not None and status not in (408, 425, 429) and status < 500:
             break
     # The path of an address may be its secret.
-    address = urlsplit(hook.url)
-    return HookResult(kind="webhook", passed=False, attempts=attempt, told=f"{address.hostname}: {told}")
-
-
-def _bounded(hook: Webhook, body: bytes) -> tuple[int | None, str]:
-    """One attempt, in its time whatever the other side does: a socket's own timeout begins anew with each byte."""
-    answer: list[tuple[int | None, str]] = []
-    thread = threading.Thread(target=lambda: answer.append(_once(hook, body)), name="tidemill-webhook", daemon=True)
-    thread.start()
-    thread.join(hook.timeout)
-    return answer[0] if answer else (None, f"no answer within {hook.timeout:g} s")
+    host = re.split(r"[/?]", hook.url.partition("://")[2])[0]
+    return HookResult(kind="webhook", passed=False, attempts=attempt, told=f"{host}: {told}")
 
 
 def _filled(hook: Webhook) -> Webhook:
@@ -128,22 +119,32 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _once(hook: Webhook, body: bytes) -> tuple[int | None, str]:
+    """One attempt: the status of the answer, or why there is none."""
+    answered: list[int] = []
+    try:
+        within(hook.timeout, lambda: answered.append(_posted(hook, body)), "tidemill-webhook")
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        # What an address has that none may have is told with the whole of it.
+        secret = isinstance(error, InvalidURL)
+        return None, "no address" if secret else str(reason) or type(error).__name__
+    return answered[0], f"answered {answered[0]}"
+
+
+def _posted(hook: Webhook, body: bytes) -> int:
     headers = {
         "content-type": "application/json",
         "user-agent": f"tidemill/{importlib.metadata.version('tidemill')}",
         **hook.headers,
     }
+    # The address is http or https, as its pattern wants.
+    request = urllib.request.Request(hook.url, body, headers)  # noqa: S310
     try:
-        # The address is http or https, as its pattern wants.
-        request = urllib.request.Request(hook.url, body, headers)  # noqa: S310
         with urllib.request.build_opener(_NoRedirect).open(request, timeout=hook.timeout) as answer:
-            return int(answer.status), f"answered {answer.status}"
+            return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, f"answered {error.code}"
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        return None, str(reason) or type(error).__name__
+            return error.code
 
 
 def _start(hook: Command, report: Mapping[str, Any], body: bytes) -> HookResult:

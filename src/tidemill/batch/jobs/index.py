@@ -20,7 +20,7 @@ from tidemill.batch.jobs.gate import Check
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import SinkPlace
 from tidemill.config import Config
-from tidemill.errors import NotFound, RunError
+from tidemill.errors import ConfigError, NotFound, RunError
 
 __all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "now", "seen_now", "this_process"]
 
@@ -28,13 +28,16 @@ State = Literal["planned", "running", "committing", "held", "done", "failed", "c
 UNDER_WAY = frozenset({"planned", "running", "committing"})
 _MOST_BYTES = 8 << 20
 _SILENT = timedelta(minutes=10)
+# Seconds that are worth telling: a hundred years.
+_LONGEST = 3.2e9
 
 
 class Driver(Config, frozen=True, kw_only=True):
     """The process that drives a run. `started` tells it from a later one of the same number; "" where unknown."""
 
     host: str
-    pid: int
+    # Others than these mean all processes, or none.
+    pid: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
     started: str = ""
 
     @property
@@ -105,6 +108,11 @@ class RunRecord(Config, frozen=True, kw_only=True):
     hooks: tuple[HookResult, ...] = ()
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        for moment in (self.created_at, self.updated_at, self.finished_at):
+            if moment is not None and datetime.fromisoformat(moment).tzinfo is None:
+                raise ValueError(f"{moment!r} is no time in UTC")
+
     def plain(self) -> dict[str, Any]:
         """All fields as plain data, also those that are as they are by default."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
@@ -121,7 +129,8 @@ class RunRecord(Config, frozen=True, kw_only=True):
         """At the rate so far; None where rows or rate are not known."""
         if self.total_rows is None or self.rows_per_second <= 0:
             return None
-        return max(0.0, (self.total_rows - self.read) / self.rows_per_second)
+        left = max(0.0, (self.total_rows - self.read) / self.rows_per_second)
+        return left if left < _LONGEST else None
 
 
 def seen_now(record: RunRecord) -> RunRecord:
@@ -137,13 +146,20 @@ def seen_now(record: RunRecord) -> RunRecord:
 
 
 def home() -> Path:
-    """Where Tidemill keeps its own state: `$TIDEMILL_HOME`, or by the XDG rules `~/.local/state/tidemill`."""
+    """Where Tidemill keeps its own state: `$TIDEMILL_HOME`, or by the XDG rules `~/.local/state/tidemill`. Raises
+    ConfigError where there is none.
+    """
     given = os.environ.get("TIDEMILL_HOME")
     if given:
         return Path(given)
     state = os.environ.get("XDG_STATE_HOME", "")
     # A relative one is to be ignored, says the specification.
-    return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "tidemill"
+    try:
+        return (Path(state) if os.path.isabs(state) else Path.home() / ".local" / "state") / "tidemill"
+    except RuntimeError:  # a user that the system does not know, as in a container
+        raise ConfigError(
+            "there is no home directory; set TIDEMILL_HOME to where runs are to be kept on record"
+        ) from None
 
 
 def now() -> str:
@@ -197,7 +213,12 @@ class RunIndex:
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise RunError(f"{path}: is no record of a run; remove it, and `tidemill run add` it again")
-            return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+            record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+            if record.run_id != run_id:
+                raise RunError(
+                    f"{path}: is the record of run {record.run_id}; remove it, and `tidemill run add` it again"
+                )
+            return record
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

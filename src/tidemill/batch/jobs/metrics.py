@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import msgspec
 
 from tidemill.batch.jobs.index import RunRecord, State
+from tidemill.batch.jobs.patience import within
 from tidemill.config import Config
 
 if TYPE_CHECKING:
@@ -49,14 +50,19 @@ def write_textfile(metrics: Metrics, record: RunRecord, last_done: RunRecord | N
 
 
 def push(metrics: Metrics, record: RunRecord, last_done: RunRecord | None) -> None:
-    """Replace what the gateway knows of this job by the same names. Raises OSError, which answers other than 2xx are,
-    too.
+    """Replace what the gateway knows of this job by the same names. Raises OSError, which answers other than 2xx and a
+    gateway that takes too long are, too, and what urllib raises for an address.
     """
     from prometheus_client import pushadd_to_gateway
 
     assert metrics.pushgateway is not None  # noqa: S101 - whoever calls has asked
     registry = _Registry(record, last_done, metrics.labels)
-    pushadd_to_gateway(metrics.pushgateway, record.job, registry, timeout=_PUSH_SECONDS)
+    gateway = metrics.pushgateway
+    within(
+        _PUSH_SECONDS,
+        lambda: pushadd_to_gateway(gateway, record.job, registry, timeout=_PUSH_SECONDS),
+        "tidemill-push",
+    )
 
 
 def families(record: RunRecord, last_done: RunRecord | None, labels: dict[str, str]) -> Iterator[GaugeMetricFamily]:

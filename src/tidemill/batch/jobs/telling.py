@@ -41,7 +41,7 @@ def tell_metrics(record: RunRecord, last_done: RunRecord | None, metrics: Metric
         if wanted is not None:
             try:
                 send(metrics, record, last_done)
-            except (OSError, HTTPException, ValueError) as error:
+            except (OSError, HTTPException, ValueError, OverflowError) as error:
                 warn(f"metrics are not told: {error}")
 
 
