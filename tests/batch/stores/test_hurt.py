@@ -69,7 +69,7 @@ def test_a_store_that_goes_away_and_comes_back(
     package: Path, ground: Bucket, hurting: Proxy, monkeypatch: pytest.MonkeyPatch, small_shards: None, sink: str
 ) -> None:
     """Wherever it does, the run ends in one clear error or none, and goes on from what it has sealed."""
-    monkeypatch.setattr("tidemill.batch.stores.objects._TRIES", 2)
+    monkeypatch.setattr("tidemill.batch.stores.tries._TRIES", 2)
     monkeypatch.setattr("tidemill.batch.stores.uploads._TRIES", 2)
     options = ScoreOptions(run_id="r1", pass_through=("id",), workers=1)
     ends = 0

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tidemill.batch.stores.connect import open_bucket, reason, split_uri
+from tidemill.batch.stores.tries import Disk, hopeless, local, tries
 from tidemill.errors import RunError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["PUT_BYTES", "Entry", "Objects", "pause"]
+__all__ = ["PUT_BYTES", "Entry", "Objects"]
 
 T = TypeVar("T")
-# On top of the few that the library makes by itself: a store that is away for some seconds ends no run.
-_TRIES = 7
-_PATIENCE = 120.0
 # Up to here an object goes up in one request, above in parts of this size.
 PUT_BYTES = 32 << 20
 _STREAM = 4 << 20
@@ -147,11 +143,11 @@ class Objects:
                 return None
             size, attributes = result.meta["size"], result.attributes
             digest, found = hashlib.sha256(), 0
-            with _local():
+            with local():
                 path.write_bytes(b"")
             for block in result.stream(_STREAM):
                 data = memoryview(block)
-                with _local(), open(path, "ab") as file:
+                with local(), open(path, "ab") as file:
                     file.write(data)
                 digest.update(data)
                 found += len(data)
@@ -257,7 +253,7 @@ class Objects:
         from obstore.exceptions import BaseError
 
         last: BaseException | None = None
-        for _ in _tries():
+        for _ in tries():
             try:
                 self._put(name, data, mode, attributes)
             except FileNotFoundError as error:
@@ -269,7 +265,7 @@ class Objects:
                     return found
                 if found is None and mode != "create":
                     raise self.error(f"{name}: was removed by somebody else while the run went on") from None
-                if _hopeless(error):
+                if hopeless(error):
                     break
             else:
                 return data
@@ -280,16 +276,16 @@ class Objects:
         from obstore.exceptions import BaseError
 
         last: BaseException | None = None
-        for _ in _tries():
+        for _ in tries():
             try:
                 return call()
-            except _Disk as error:
+            except Disk as error:
                 raise error.cause from None
             except RunError:
                 raise
             except (BaseError, OSError, ValueError) as error:
                 last = error
-                if _hopeless(error):
+                if hopeless(error):
                     break
         raise self._failed(name, done, last) from last
 
@@ -341,22 +337,6 @@ def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
         yield mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-class _Disk(Exception):
-    """The local disk failed, not the store."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-@contextmanager
-def _local() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _Disk(error) from error
-
-
 def _delete_one(store: ObjectStore, key: str) -> None:
     import obstore
 
@@ -364,42 +344,3 @@ def _delete_one(store: ObjectStore, key: str) -> None:
         obstore.delete(store, key)
     except FileNotFoundError:
         return
-
-
-def _hopeless(error: BaseException) -> bool:
-    """Whether asking again can only bring the same answer."""
-    from obstore.exceptions import (
-        InvalidPathError,
-        NotSupportedError,
-        PermissionDeniedError,
-        UnauthenticatedError,
-        UnknownConfigurationKeyError,
-    )
-
-    kinds = (
-        InvalidPathError,
-        NotSupportedError,
-        PermissionDeniedError,
-        UnauthenticatedError,
-        UnknownConfigurationKeyError,
-        FileNotFoundError,
-        ValueError,  # a key that the library cannot name
-    )
-    # A listing of a bucket that does not exist.
-    return isinstance(error, kinds) or "404 Not Found" in str(error)
-
-
-def _tries() -> Iterator[None]:
-    """As often as is worth it; a store that answers only by silence is given up sooner."""
-    began = time.monotonic()
-    for attempt in range(_TRIES):
-        if attempt and time.monotonic() - began > _PATIENCE:
-            return
-        pause(attempt)
-        yield
-
-
-def pause(attempt: int) -> None:
-    """Before the second try a tenth of a second, then twice as long each time, and never two drivers in step."""
-    if attempt:
-        time.sleep(0.1 * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))  # noqa: S311 - no secret

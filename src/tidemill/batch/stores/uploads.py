@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tidemill.batch.stores.connect import endpoint, reason, split_uri
-from tidemill.batch.stores.objects import PUT_BYTES, Entry, Objects, pause
+from tidemill.batch.stores.objects import PUT_BYTES, Entry, Objects
+from tidemill.batch.stores.tries import pause
 from tidemill.errors import ConfigError, MissingExtra, RunError
 
 __all__ = ["Upload", "abandoned_uploads", "abort_uploads", "put_once"]
