@@ -7,16 +7,10 @@ import math
 import orjson
 
 from tidemill.errors import Refused, TidemillError, Unauthenticated
-from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, inflate, preferred_encoding
+from tidemill.realtime.encoding import WORTH_COMPRESSING, compress, preferred_encoding
 from tidemill.realtime.request import JSON, Header, Request
 
-__all__ = ["body_of", "error_headers", "reply_encoded", "reply_error"]
-
-
-def body_of(request: Request, most: int) -> bytes:
-    """The body without its Content-Encoding, at most `most` bytes. Raises InputError."""
-    coding = request.header(b"content-encoding")
-    return request.body if coding is None else inflate(request.body, coding, most)
+__all__ = ["error_headers", "reply_encoded", "reply_error"]
 
 
 def reply_encoded(

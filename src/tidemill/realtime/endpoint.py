@@ -32,8 +32,8 @@ OVERDUE = 0.5
 class Endpoint:
     """One model version: its path, the merging in front of it, and what it counts. `example` is a row it answers.
 
-    `options` are its model's; `shadow`, if there is one, is told of each answer after it was given, and `rates` of the
-    rows that each caller has answered.
+    `reading` requests are being read and will call it. `options` are its model's; `shadow`, if there is one, is told of
+    each answer after it was given, and `rates` of the rows that each caller has answered.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Endpoint:
         self.slo = self.options.p99 or self.manifest.slo.p99_ms / 1e3
         self.shadow: Shadow | None = None
         self.rates: Rates | None = None
+        self.reading = 0
         self.example = example
         self.counters = Counters(recorder, self.name, self.version)
         self.batched = Batched(live, profile, batching, loop, self.counters, budget, self.slo)
@@ -69,6 +70,11 @@ class Endpoint:
     def able(self) -> bool:
         """Whether the model can answer: it does so for its own samples, and its threads do come back."""
         return not self.failing and not self.batched.overdue(OVERDUE)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits for it or will, and no thread is in a model call."""
+        return not self.reading and self.batched.idle
 
     @property
     def failing(self) -> bool:

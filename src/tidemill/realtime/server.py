@@ -17,6 +17,7 @@ from tidemill.errors import NotFound, Unavailable
 from tidemill.realtime import port_file
 from tidemill.realtime.accepting import Seats
 from tidemill.realtime.access import logged
+from tidemill.realtime.aside.reading import Aside
 from tidemill.realtime.endpoint import Endpoints
 from tidemill.realtime.http import HttpServer
 from tidemill.realtime.models.desired import Desired
@@ -65,6 +66,7 @@ class Server:
         )
         self.models = Models(self.options, self._swapped, self.monitor.recorder)
         self._repository = Repository(self.service)
+        self._aside = Aside()
         self._routes: dict[str, tuple[object, Router]] = {}
         self._router = self._always = self._new_router()
         self._add_always(self._always)
@@ -205,8 +207,8 @@ class Server:
     def _routes_of(self, endpoints: Endpoints, name: str) -> Router:
         router, most = self._new_router(), self.options.http.max_body_bytes
         add_model(router, self.service, endpoints, name)
-        add_tfserving(router, self.service, endpoints, name, most)
-        add_infer(router, endpoints, name, most)
+        add_tfserving(router, self.service, endpoints, name, most, self._aside)
+        add_infer(router, endpoints, name, most, self._aside)
         return router
 
     def _add_always(self, router: Router) -> None:
@@ -248,6 +250,7 @@ class Server:
         """Fail what still waits, at once."""
         self.security.close()
         self.monitor.close()
+        self._aside.close()
         if self.management is not None:
             self.management.close()
         if isinstance(self.service.control, LocalControl):

@@ -55,7 +55,7 @@ class FakePredictor:
         plain = Package(real.directory, msgspec.structs.replace(manifest, outputs=outputs, transform=None))
         self.calls: list[Rows] = []
         self._live = Live(plain, _Answers(answer or _recorded(plain), outputs))
-        self._reader = Reader(self._live, RequestLimits())
+        self._reader = Reader(self._live.intake, [o.name for o in outputs], RequestLimits())
         self._writer = Writer(plain)
         self._failures: deque[TidemillError] = deque()
         self._name = manifest.name

@@ -199,7 +199,7 @@ class Models:
         until = monotonic() + self._options.grace
         while gone:
             late = monotonic() > until
-            for wanted, one in [(w, e) for w, e in gone if late or e.batched.idle]:
+            for wanted, one in [(w, e) for w, e in gone if late or e.idle]:
                 gone.remove((wanted, one))
                 self._leaving.remove((wanted, one))
                 one.close()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
+from typing import Any
 
 from tidemill.errors import InputError, Problem, TidemillError
 from tidemill.prediction.result import Result
-from tidemill.realtime.answers import body_of, reply_encoded, reply_error
+from tidemill.realtime.answers import reply_encoded, reply_error
+from tidemill.realtime.aside.reading import LARGE, Aside, body_at_hand, read_aside
+from tidemill.realtime.aside.wire import Order
 from tidemill.realtime.encoding import WORTH_COMPRESSING
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
@@ -29,25 +32,30 @@ BINARY = b"application/octet-stream"
 JSON_SIZE = b"inference-header-content-length"
 
 
-def add_infer(router: Router, endpoints: Endpoints, name: str, max_body: int) -> None:
+def add_infer(router: Router, endpoints: Endpoints, name: str, max_body: int, aside: Aside) -> None:
     """`POST …/infer` of a model, with and without its version or alias."""
-    infers = {one: Infer(one, max_body) for one in endpoints.versions(name)}
+    infers = {one: Infer(one, max_body, aside) for one in endpoints.versions(name)}
     for path, one in endpoints.paths(name):
         router.add("POST", f"/v2/models/{path}/infer", infers[one])
     split = endpoints.split(name)
     if split is not None:
-        shared = Infer(endpoints.find(name), max_body, split.among(infers))
+        shared = Infer(endpoints.find(name), max_body, aside, split.among(infers))
+        shared.asked = (*shared.asked, *[one for one in infers if one is not shared.asked[0]])
         router.add("POST", f"/v2/models/{name}/infer", shared)
 
 
 class Infer:
     """`POST …/infer` of one model version; with `split`, of several that one of them reads requests for."""
 
-    def __init__(self, endpoint: Endpoint, max_body: int, split: Split[Infer] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, max_body: int, aside: Aside, split: Split[Infer] | None = None) -> None:
         self._endpoint = endpoint
+        self.asked: tuple[Endpoint, ...] = (endpoint,)
         self._max_body = max_body
+        self._aside = aside
         self._split = split
-        self._reader = Reader(endpoint.live, endpoint.limits)
+        self._outputs = tuple([o.name for o in endpoint.manifest.outputs])
+        self._texts = any(i.datatype == "BYTES" for i in endpoint.manifest.inputs)
+        self._reader = Reader(endpoint.live.intake, self._outputs, endpoint.limits)
         self._fast = FastReader.of(endpoint.manifest.inputs, endpoint.limits)
         self.writer = Writer(endpoint.package)
 
@@ -57,8 +65,9 @@ class Infer:
         read = monotonic()
         try:
             found = None
-            if self._fast is not None and (request.bare or _is_json(request)):
-                found = self._fast.read(request.body)
+            body = request.body
+            if self._fast is not None and len(body) < LARGE and (request.bare or _is_json(request)):
+                found = self._fast.read(body)
             if found is not None:
                 rows, id_ = found
                 one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
@@ -71,18 +80,45 @@ class Infer:
                     inference.timed = wants_timing(request)
                     inference.priority = header_priority(request.header(PRIORITY_HEADER))
             else:
-                rows, asked = self._reader.read(body_of(request, self._max_body), _json_size(request))
-                one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
-                endpoint = one._endpoint
-                due = deadline_of(endpoint, request, asked.timeout)
-                inference = _Asked(endpoint, request, rows, due, read, one.writer, asked)
-                inference.timed = wants_timing(request)
-                inference.priority = asked.priority or header_priority(request.header(PRIORITY_HEADER))
+                json_size = _json_size(request)
+                here = body_at_hand(request, self._max_body, json_size, self._texts)
+                if here is None:
+                    self._read_aside(request, json_size, read)
+                    return
+                rows, asked = self._reader.read(here, json_size)
+                inference = self._asked(request, read, rows, asked)
+                endpoint = inference.endpoint
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)
             return
         inference.begin()
+
+    def _asked(self, request: Request, read: float, rows: Rows, asked: Asked) -> _Asked:
+        one = self if self._split is None else self._split.choose(rows, request.header(ENTITY_KEY))
+        endpoint = one._endpoint
+        due = deadline_of(endpoint, request, asked.timeout)
+        inference = _Asked(endpoint, request, rows, due, read, one.writer, asked)
+        inference.timed = wants_timing(request)
+        inference.priority = asked.priority or header_priority(request.header(PRIORITY_HEADER))
+        return inference
+
+    def _read_aside(self, request: Request, json_size: int | None, read: float) -> None:
+        def begin(rows: Rows, id_: str | None, outputs: list[Any], *more: Any) -> None:
+            asked = Asked(id_, [(name, binary) for name, binary in outputs], *more)
+            self._asked(request, read, rows, asked).begin()
+
+        one = self._endpoint
+        order = Order(
+            form="oip",
+            inputs=one.manifest.inputs,
+            outputs=self._outputs,
+            limits=one.limits,
+            coding=request.header(b"content-encoding"),
+            json_size=json_size,
+            most=self._max_body,
+        )
+        read_aside(self._aside, self.asked, request, order, begin)
 
 
 class _Plain(HttpInference):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,7 @@ from tidemill.datatypes import DATATYPES, DataType, datatype
 from tidemill.errors import InputError, TooLarge
 from tidemill.model.signature import Input
 from tidemill.prediction.cells import MAX_DIMENSIONS
-from tidemill.prediction.intake import Listed
-from tidemill.prediction.live import Live
+from tidemill.prediction.intake import Intake, Listed
 from tidemill.realtime.options import RequestLimits
 from tidemill.rows import VALID, Array, Rows
 from tidemill.tensors import decode_tensor
@@ -46,10 +46,11 @@ class Asked:
 class Reader:
     """Reads any inference request for one model."""
 
-    def __init__(self, live: Live, limits: RequestLimits) -> None:
-        self.intake = live.intake
+    def __init__(self, intake: Intake, outputs: Sequence[str], limits: RequestLimits) -> None:
+        """`outputs` are the names of what the model gives."""
+        self.intake = intake
         self._limits = limits
-        self._outputs = [o.name for o in live.package.manifest.outputs]
+        self._outputs = list(outputs)
 
     def read(self, body: bytes, json_size: int | None) -> tuple[Rows, Asked]:
         """The rows and wishes of a request whose first `json_size` bytes are JSON (None: all of it).

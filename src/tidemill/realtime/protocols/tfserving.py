@@ -7,7 +7,6 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protoc
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
 from functools import partial
 from time import monotonic
@@ -15,17 +14,18 @@ from typing import Any
 
 import orjson
 
-from tidemill.errors import InputError, Problem, TidemillError, TooLarge
+from tidemill.errors import Problem, TidemillError
 from tidemill.model.signature import Input, Output
-from tidemill.prediction.cells import MAX_DIMENSIONS
 from tidemill.prediction.result import Result
-from tidemill.realtime.answers import body_of, reply_encoded, reply_error
+from tidemill.realtime.answers import reply_encoded, reply_error
+from tidemill.realtime.aside.reading import Aside, body_at_hand, read_aside
+from tidemill.realtime.aside.wire import Order
 from tidemill.realtime.endpoint import Endpoint, Endpoints
 from tidemill.realtime.inference import ENTITY_KEY, PRIORITY_HEADER, HttpInference, deadline_of, header_priority
 from tidemill.realtime.models.split import Split
 from tidemill.realtime.protocols.cells import nested_cells
-from tidemill.realtime.protocols.oip_request import kind, load_json, on_bad_row, parameters_of
 from tidemill.realtime.protocols.oip_response import row_errors
+from tidemill.realtime.protocols.tfserving_request import SIGNATURE, PredictReader
 from tidemill.realtime.request import Handler, Request
 from tidemill.realtime.routes import Router, document
 from tidemill.realtime.service import Service
@@ -34,11 +34,12 @@ from tidemill.rows import Rows
 
 __all__ = ["add_tfserving"]
 
-SIGNATURE = "serving_default"
 DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
 
-def add_tfserving(router: Router, service: Service, endpoints: Endpoints, name: str, max_body: int) -> None:
+def add_tfserving(
+    router: Router, service: Service, endpoints: Endpoints, name: str, max_body: int, aside: Aside
+) -> None:
     """The paths of a model under /v1/models."""
     path = f"/v1/models/{name}"
     router.add("GET", path, _status(service, endpoints.versions(name)))
@@ -47,89 +48,64 @@ def add_tfserving(router: Router, service: Service, endpoints: Endpoints, name: 
             router.add("GET", at, _status(service, [one]))
         router.add("GET", f"{at}/metadata", document(partial(_metadata, one)))
         split = endpoints.split(name) if at == path else None
-        router.add("POST", f"{at}:predict", Predict(one, max_body, split))
+        predict = Predict(one, max_body, aside, split)
+        if split is not None:
+            predict.asked = (one, *[other for other in endpoints.versions(name) if other is not one])
+        router.add("POST", f"{at}:predict", predict)
 
 
 class Predict:
     """`POST …:predict` of one model version; with `split`, of several that one of them reads requests for."""
 
-    def __init__(self, endpoint: Endpoint, max_body: int, split: Split[Endpoint] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, max_body: int, aside: Aside, split: Split[Endpoint] | None = None) -> None:
         self._endpoint = endpoint
+        self.asked: tuple[Endpoint, ...] = (endpoint,)
         self._split = split
         self._max_body = max_body
-        self._intake = endpoint.live.intake
-        self._raw = [i for i in endpoint.manifest.inputs if i.datatype == "BYTES"]
+        self._aside = aside
+        self._reader = PredictReader(endpoint.live.intake, endpoint.limits)
 
     def __call__(self, request: Request) -> None:
         read = monotonic()
         endpoint = self._endpoint
         try:
-            doc = load_json(body_of(request, self._max_body))
-            if not isinstance(doc, dict):
-                raise InputError(f"the request is a JSON {kind(doc)}, expected an object")
-            signature = doc.get("signature_name", SIGNATURE)
-            if signature not in (SIGNATURE, ""):
-                raise InputError(f"signature_name {signature!r:.80} is not known: the only one is {SIGNATURE!r}")
-            if ("instances" in doc) == ("inputs" in doc):
-                raise InputError("send either instances (row format) or inputs (columnar format)")
-            by_row = "instances" in doc
-            rows = self._instances(doc["instances"]) if by_row else self._inputs(doc["inputs"])
-            partial = on_bad_row(parameters_of(doc, "the request"))
-            if self._split is not None:
-                endpoint = self._split.choose(rows, request.header(ENTITY_KEY))
-            inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
-            inference.by_row = by_row
-            inference.timed = wants_timing(request)
-            inference.priority = header_priority(request.header(PRIORITY_HEADER))
+            here = body_at_hand(request, self._max_body, None, False)
+            if here is None:
+                self._read_aside(request, read)
+                return
+            inference = self._prediction(request, read, *self._reader.read(here))
+            endpoint = inference.endpoint
         except TidemillError as error:
             endpoint.counters.failed(request.received_at, error.code, error.reason)
             reply_error(request, error)
             return
         inference.begin()
 
-    def _instances(self, instances: Any) -> Rows:
-        """Row format: an object of named values each, or bare values for a model with one input."""
-        if not isinstance(instances, list):
-            raise InputError(f"instances is a JSON {kind(instances)}, expected an array", field="instances")
-        self._check_rows(len(instances))
-        if not instances or (isinstance(instances[0], dict) and instances[0].keys() != {"b64"}):
-            for one in self._raw:
-                for record in instances:
-                    if isinstance(record, dict) and one.name in record:
-                        record[one.name] = _plain(record[one.name], one, MAX_DIMENSIONS)
-            return self._intake.from_records(instances)
-        return self._column(instances, "instances")
+    def _prediction(self, request: Request, read: float, rows: Rows, by_row: bool, partial: bool) -> _Prediction:
+        endpoint = self._endpoint
+        if self._split is not None:
+            endpoint = self._split.choose(rows, request.header(ENTITY_KEY))
+        inference = _Prediction(endpoint, request, rows, deadline_of(endpoint, request), read, partial)
+        inference.by_row = by_row
+        inference.timed = wants_timing(request)
+        inference.priority = header_priority(request.header(PRIORITY_HEADER))
+        return inference
 
-    def _inputs(self, inputs: Any) -> Rows:
-        """Columnar format: an object of named tensors, or the bare tensor of a model with one input."""
-        if isinstance(inputs, list):
-            self._check_rows(len(inputs))
-            return self._column(inputs, "inputs")
-        if not isinstance(inputs, dict):
-            raise InputError(f"inputs is a JSON {kind(inputs)}, expected an object of tensors", field="inputs")
-        for name, values in inputs.items():
-            if not isinstance(values, list):
-                raise InputError(f"{name}: a JSON {kind(values)}, expected an array whose first axis is the rows", name)
-            self._check_rows(len(values))
-        for one in self._raw:
-            if one.name in inputs:
-                inputs[one.name] = _plain(inputs[one.name], one, MAX_DIMENSIONS)
-        return self._intake.from_lists({name: (None, values) for name, values in inputs.items()})
+    def _read_aside(self, request: Request, read: float) -> None:
+        def begin(rows: Rows, *wishes: Any) -> None:
+            self._prediction(request, read, rows, *wishes).begin()
 
-    def _column(self, values: list[Any], where: str) -> Rows:
-        inputs = self._intake.inputs
-        if len(inputs) > 1:
-            names = ", ".join(i.name for i in inputs)
-            raise InputError(f"{where}: the model has {len(inputs)} inputs ({names}); name them", field=where)
-        one = inputs[0]
-        if one.datatype == "BYTES":
-            values = _plain(values, one, MAX_DIMENSIONS)
-        return self._intake.from_lists({one.name: (None, values)})
-
-    def _check_rows(self, n: int) -> None:
-        most = self._endpoint.limits.max_rows
-        if n > most:
-            raise TooLarge(f"{n} rows in one request; at most {most} are taken: send them in parts")
+        one = self._endpoint
+        order = Order(
+            form="tfserving",
+            inputs=one.manifest.inputs,
+            outputs=(),
+            limits=one.limits,
+            coding=request.header(b"content-encoding"),
+            json_size=None,
+            most=self._max_body,
+        )
+        read_aside(self._aside, self.asked, request, order, begin)
 
 
 class _Prediction(HttpInference):
@@ -185,20 +161,6 @@ def _binary_cells(result: Result, output: Output) -> list[bytes]:
         return None if value is None else {"b64": base64.b64encode(value).decode()}
 
     return [orjson.dumps(shown(row)) for row in result.outputs.columns[output.name].tolist()]
-
-
-def _plain(value: Any, one: Input, depth: int) -> Any:
-    """A value of a BYTES input with {"b64": …} decoded. Raises InputError for what is not base64, or not text."""
-    if isinstance(value, list):
-        return [_plain(v, one, depth - 1) for v in value] if depth else value
-    if not isinstance(value, dict) or value.keys() != {"b64"} or not isinstance(value["b64"], str):
-        return value
-    try:
-        raw = base64.b64decode(value["b64"], validate=True)
-        return raw if one.binary else raw.decode()
-    except (binascii.Error, ValueError) as error:
-        what = "base64" if isinstance(error, binascii.Error) else "UTF-8 text in base64"
-        raise InputError(f"{one.name}: a b64 value is not {what}", field=one.name) from None
 
 
 def _status(service: Service, endpoints: list[Endpoint]) -> Handler:

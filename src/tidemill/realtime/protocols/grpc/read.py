@@ -58,7 +58,7 @@ class InferReader:
     """Reads the inference requests for one model."""
 
     def __init__(self, live: Live, limits: RequestLimits) -> None:
-        self._reader = Reader(live, limits)
+        self._reader = Reader(live.intake, [o.name for o in live.package.manifest.outputs], limits)
         inputs = live.package.manifest.inputs
         first = inputs[0]
         alone = len(inputs) == 1 and first.type.is_float and len(first.shape) == 2 and first.shape[1] > 0
