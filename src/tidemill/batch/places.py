@@ -63,7 +63,7 @@ DIRECTORY = "_tidemill"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Mode = Literal["create", "overwrite", "append", "upsert"]
 # A scheme of one letter is nobody's, and a name with a colon in it may be a file's.
-_URI = re.compile(r"([a-z][a-z0-9+.-]+):(//)?(.*)\Z", re.DOTALL)
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//)?(.*)\Z", re.DOTALL)
 _SCHEMES = frozenset(
     (
         *("files", "parquet", "delta", "iceberg", "sqlite", "duckdb", "postgresql", "postgres"),
@@ -75,6 +75,8 @@ _WORDS = "pass|pwd|secret|token|credential|key"
 _SECRET = re.compile(rf"{_WORDS}|sig\Z", re.IGNORECASE)
 # To the last @: a password that was not encoded may have such characters, too.
 _USER = re.compile(r"\A([^/@:]*):(.*)@", re.DOTALL)
+# In what some drivers take for a URI: `host=h password=…`, `UID=u;PWD=…`.
+_PAIR = re.compile(rf"([\w-]*(?:{_WORDS})[\w-]*\s*=\s*)('[^']*'|[^;&\s]+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Place:
         _, inner, rest = self.body.partition("://")
         user = _USER.match(rest if inner else self.body)
         found = [v for k, v in self.options.items() if _SECRET.search(k)] + ([user[2]] if user is not None else [])
+        found += [pair[2].strip("'") for pair in _PAIR.finditer(self.body) if self.scheme.startswith(_ADBC)]
         return [s for v in found for s in dict.fromkeys((v, unquote(v))) if s]
 
     @property
@@ -145,13 +148,22 @@ def parse_place(text: str) -> Place:
     if found is None:
         return Place("", text, {}, text, text)
     scheme, slashes, rest = found.groups()
+    scheme = scheme.lower()
     body, _, query = rest.partition("?")
     # Where the query has an @, a password may have been cut by its own question mark.
-    told = f"{scheme}:" if "@" in query else f"{scheme}:{slashes or ''}{_masked(body)}"
-    known = scheme in _SCHEMES or scheme.startswith("adbc+")
+    masked = _PAIR.sub(r"\1", _masked(body)) if scheme.startswith(_ADBC) else _masked(body)
+    told = f"{scheme}:" if "@" in query else f"{scheme}:{slashes or ''}{masked}"
+    known = scheme in _SCHEMES or scheme.startswith(_ADBC)
+    if not known and not slashes:
+        return Place("", text, {}, text, text)
+    if "\0" in unquote(rest):
+        raise ConfigError(f"{told}: holds a NUL character, which no place may")
     if not known:
         if scheme == "file":
-            return Place("", unquote(rest), {}, unquote(rest), text)
+            path = unquote(rest.removeprefix("localhost"))
+            if not path.startswith("/"):
+                raise ConfigError(f"{told}: expected file:///PATH; files of another host are not read or written")
+            return Place("", path, {}, path, text)
         raise ConfigError(f"{told}: the scheme {scheme}:// is not known; expected a path, or {_schemes()}")
     cut = ":" in body and "@" in query and not {"/", "@"} & set(body)
     if cut or "@" in query.partition("=")[0]:
@@ -237,7 +249,7 @@ def sink_format(sink: str) -> tuple[SourceFormat, bool]:
     if path.suffix in COMPRESSIONS and Path(path.stem).suffix in _SUFFIXES:
         raise ConfigError(f"output {sink}: compressed output is not written; drop {path.suffix}")
     format_ = _SINKS.get(path.suffix)
-    if format_ is None and path.suffix in _SUFFIXES:
+    if format_ is None and path.suffix.lower() in _SUFFIXES:
         raise ConfigError(
             f"output {sink}: expected the suffix .parquet, .arrow, .csv or .jsonl, or none for a directory"
         )

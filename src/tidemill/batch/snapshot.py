@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from stat import S_ISREG
 
 from tidemill.config import Config
 from tidemill.errors import SourceError
@@ -31,6 +32,8 @@ class Snapshot(Config, frozen=True, kw_only=True):
 def take_snapshot(path: Path, name: str) -> Snapshot:
     """The snapshot of a file now. Raises SourceError, which calls it `name`, if it cannot be read."""
     try:
+        if not S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise SourceError(f"{name}: is no regular file")
         with open(path, "rb") as file:
             stat = os.fstat(file.fileno())
             digest = hashlib.sha256(file.read(_HEAD))
