@@ -10,7 +10,7 @@ from tidemill.batch.columns import wanted_columns
 from tidemill.batch.inputs import Asked, find_input
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.places import parse_place
-from tidemill.batch.plan import build_plan, make_job
+from tidemill.batch.plan import build_plan, planned_job
 from tidemill.batch.shard import read_piece
 from tidemill.batch.targets import open_target
 from tidemill.errors import InputError, SourceError
@@ -49,7 +49,7 @@ def _batches(place: str, live: Live) -> Iterator[pa.RecordBatch]:
         raise SourceError(f"{source.shown}: is not read in place; give files, or a table of files")
     # A plan names an output; this one is read from and never run.
     nowhere = open_target(parse_place("verify.parquet"), "create", ()).describe("verify")
-    plan = build_plan("verify", make_job(source.shown, nowhere, ScoreOptions(chunk_rows=CHUNK_ROWS)), live, found)
+    plan = build_plan("verify", planned_job(source.shown, nowhere, ScoreOptions(chunk_rows=CHUNK_ROWS)), live, found)
     for shard in plan.shards:
         for piece in shard.pieces:
             for _, batch in read_piece(plan, piece):

@@ -40,16 +40,16 @@ from tidemill.prediction.columns import output_schema
 from tidemill.prediction.live import Live
 
 __all__ = [
-    "Job",
     "PackageId",
     "Plan",
     "PlannedFile",
+    "PlannedJob",
     "Shard",
     "build_plan",
     "differences",
     "job_differences",
-    "make_job",
     "package_id",
+    "planned_job",
 ]
 
 # A shard is the unit of retry and commit: small enough to lose, large enough that sealing it costs nothing.
@@ -75,7 +75,7 @@ class Shard(Config, frozen=True, kw_only=True):
     pieces: tuple[Piece, ...]
 
 
-class Job(Config, frozen=True, kw_only=True):
+class PlannedJob(Config, frozen=True, kw_only=True):
     """What was asked for, as far as it can change the output or whether there is one."""
 
     source: str
@@ -107,7 +107,7 @@ class Plan(Config, frozen=True, kw_only=True):
     format: Literal[1]
     run_id: str
     created_at: str
-    job: Job
+    job: PlannedJob
     package: PackageId
     versions: dict[str, str]
     origin: Origin
@@ -147,9 +147,9 @@ class Plan(Config, frozen=True, kw_only=True):
         return pa.schema([*(read.field(n) for n in self.copied), *output_schema(self.outputs(live))])
 
 
-def make_job(source_uri: str, sink: SinkPlace, options: ScoreOptions) -> Job:
+def planned_job(source_uri: str, sink: SinkPlace, options: ScoreOptions) -> PlannedJob:
     """The job that these options ask for."""
-    return Job(
+    return PlannedJob(
         source=source_uri,
         sink=sink,
         chunk_rows=options.chunk_rows,
@@ -168,7 +168,7 @@ def package_id(live: Live) -> PackageId:
     return PackageId(name=manifest.name, version=manifest.version, fingerprint=live.fingerprint)
 
 
-def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
+def build_plan(run_id: str, job: PlannedJob, live: Live, found: Found) -> Plan:
     """Look at every file and lay out the run, without reading rows.
 
     Raises SourceError for files that cannot be understood or that lack a column, ConfigError for options that do
@@ -179,8 +179,11 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     snapshots, examined = _examine(found, manifest.inputs)
     partitions = partition_schema(found, manifest.inputs)
     schemas = [with_partitions(e.schema, f, partitions) for e, f in zip(examined, files, strict=True)]
-    copied = copied_columns(job.pass_through, schemas[0].names)
-    wanted = model_columns(manifest.inputs, schemas[0].names)
+    present = schemas[0].names
+    # Every column is one of any file: what the first lacks is not left out in silence.
+    everywhere = dict.fromkeys(n for s in schemas for n in s.names) if "*" in job.pass_through else present
+    copied = copied_columns(job.pass_through, list(everywhere))
+    wanted = model_columns(manifest.inputs, present)
     wanted += [n for n in copied if n not in wanted]
     if found.format == "listing" and PATH not in wanted:
         wanted.append(PATH)  # a dead letter without it could not be told from others
@@ -217,7 +220,7 @@ def build_plan(run_id: str, job: Job, live: Live, found: Found) -> Plan:
     )
 
 
-def job_differences(old: Plan, job: Job, package: PackageId) -> list[str]:
+def job_differences(old: Plan, job: PlannedJob, package: PackageId) -> list[str]:
     """What makes this another run than `old`, whatever its input holds, each in a few words."""
     found = []
     for name in ("fingerprint", "name", "version"):
@@ -233,7 +236,7 @@ def job_differences(old: Plan, job: Job, package: PackageId) -> list[str]:
     job = msgspec.structs.replace(job, sink=sink)
     found += [
         f"{name} was {_shown(getattr(old.job, name))}, is {_shown(getattr(job, name))}"
-        for name in Job.__struct_fields__
+        for name in PlannedJob.__struct_fields__
         if getattr(old.job, name) != getattr(job, name)
     ]
     return found
@@ -245,9 +248,9 @@ def differences(old: Plan, new: Plan) -> list[str]:
     if old.origin != new.origin:
         found.append(f"the input was {_told(old.origin)}, is {_told(new.origin)}")
     before, after = {f.name: f for f in old.files}, {f.name: f for f in new.files}
-    found += [f"input file {n} is gone" for n in before.keys() - after.keys()]
-    found += [f"input file {n} is new" for n in after.keys() - before.keys()]
-    found += [f"input file {n} was changed" for n in before.keys() & after.keys() if before[n] != after[n]]
+    found += [f"input file {n} is gone" for n in sorted(before.keys() - after.keys())]
+    found += [f"input file {n} is new" for n in sorted(after.keys() - before.keys())]
+    found += [f"input file {n} was changed" for n in sorted(before.keys() & after.keys()) if before[n] != after[n]]
     if not found and (old.read, old.copied, old.shards) != (new.read, new.copied, new.shards):
         found.append(f"Tidemill or PyArrow read the input otherwise ({old.versions} then, {new.versions} now)")
     return found
@@ -282,7 +285,7 @@ def _examine(found: Found, inputs: Sequence[Input]) -> tuple[list[Snapshot], lis
     return [s for s, _ in looked], [e for _, e in looked]
 
 
-def _check_names(job: Job, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:
+def _check_names(job: PlannedJob, outputs: Sequence[Output], read: pa.Schema, copied: Sequence[str]) -> None:
     names = [o.name for o in outputs]
     unknown = [n for n in job.select if n not in names]
     if unknown:

@@ -25,13 +25,13 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.batch.options import Progress, RunReport, ScoreOptions
 from tidemill.batch.places import Place, SinkPlace, parse_place
 from tidemill.batch.plan import (
-    Job,
     Plan,
+    PlannedJob,
     build_plan,
     differences,
     job_differences,
-    make_job,
     package_id,
+    planned_job,
 )
 from tidemill.batch.run import Observer, report, run_plan
 from tidemill.batch.stage import Stage, open_stage
@@ -155,7 +155,7 @@ class Prepared:
     target: Target
     done: RunManifest | None
     live: Live
-    job: Job
+    job: PlannedJob
 
     def find(self, spool: Path | None, pinned: Origin | None) -> Found | None:
         """The input; None where finding it would mean copying it, and no spool was given."""
@@ -190,7 +190,7 @@ def prepare(
     if done is None:
         target.allow()
     live = Live.open(open_package(package))
-    return Prepared(options, run_id, place, target, done, live, make_job(place.shown, kept, options))
+    return Prepared(options, run_id, place, target, done, live, planned_job(place.shown, kept, options))
 
 
 def _beside_the_stage(sink: SinkPlace, usual: str, asked: str | None) -> SinkPlace:
