@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,6 +12,9 @@ from tidemill.batch.blobs import remote
 from tidemill.batch.ledger import write_durably
 from tidemill.batch.manifest import RunManifest
 from tidemill.errors import RunError, SinkError
+
+if TYPE_CHECKING:
+    from tidemill.batch.stores.objects import Objects
 
 __all__ = ["Records"]
 
@@ -36,10 +40,9 @@ class Records:
 
     def check_conditions(self) -> None:
         """Raises SinkError for a store that ignores conditions: of two versions of a log both would count."""
-        from tidemill.batch.stores.objects import Objects
         from tidemill.batch.stores.probe import check_conditions
 
-        check_conditions(Objects(self.where, SinkError), replacing=False)
+        check_conditions(_objects(self.where), replacing=False)
 
     def keep(self, execution: int, manifest: RunManifest) -> None:
         """The manifest of an execution that is about to commit. Raises SinkError."""
@@ -71,25 +74,19 @@ class Records:
 
     def send(self, directory: Path, uri: str, names: Sequence[str]) -> None:
         """Copy files below a directory to a store, under the same names. Raises SinkError."""
-        from tidemill.batch.stores.objects import Objects
-
-        objects = Objects(uri, SinkError)
+        objects = _objects(uri)
         for name in names:
             objects.put(name, directory / name)
 
     def _put(self, name: str, data: bytes) -> None:
         if remote(self.where):
-            from tidemill.batch.stores.objects import Objects
-
-            Objects(self.where, SinkError).put(name, data)
+            _objects(self.where).put(name, data)
         else:
             write_durably(Path(self.where) / name, data)
 
     def _get(self, name: str) -> bytes | None:
         if remote(self.where):
-            from tidemill.batch.stores.objects import Objects
-
-            return Objects(self.where, SinkError).get(name)
+            return _objects(self.where).get(name)
         try:
             return (Path(self.where) / name).read_bytes()
         except FileNotFoundError:
@@ -97,11 +94,15 @@ class Records:
 
     def _remove(self, name: str) -> None:
         if remote(self.where):
-            from tidemill.batch.stores.objects import Objects
-
-            Objects(self.where, SinkError).delete([name])
+            _objects(self.where).delete([name])
         else:
             (Path(self.where) / name).unlink(missing_ok=True)
+
+
+def _objects(uri: str) -> Objects:
+    from tidemill.batch.stores.objects import Objects
+
+    return Objects(uri, SinkError)
 
 
 def _execution(run_id: str, execution: int) -> str:

@@ -29,7 +29,8 @@ LOG_GROUP = "/aws/batch/job"
 OVER = ("SUCCEEDED", "FAILED")
 SHOWN_FAILURES = 10
 
-Job = dict[str, Any]
+# A job, an attempt or a line of a log as AWS tells of it.
+Described = dict[str, Any]
 
 
 class FailedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +141,7 @@ def read_logs(aws: Aws, submission: Submission, child: int | None) -> Iterator[L
                 yield LogLine(child=one, attempt=number, at=at, text=event["message"].rstrip("\n"))
 
 
-def _wanted(aws: Aws, submission: Submission, child: int | None) -> list[tuple[int | None, Job]]:
+def _wanted(aws: Aws, submission: Submission, child: int | None) -> list[tuple[int | None, Described]]:
     if child is None:
         failed = _failed_children(aws, submission)[:SHOWN_FAILURES]
         ids: dict[str, int | None] = {job["jobId"]: _index(job) for job in failed}
@@ -156,7 +157,7 @@ def _wanted(aws: Aws, submission: Submission, child: int | None) -> list[tuple[i
     return [(ids[i], job) for i, job in found.items()]
 
 
-def _attempts(job: Job) -> list[Job]:
+def _attempts(job: Described) -> list[Described]:
     """The container of each attempt, the one that runs now last."""
     ended = [a["container"] for a in job.get("attempts", ()) if "container" in a]
     now = job.get("container", {})
@@ -164,7 +165,7 @@ def _attempts(job: Job) -> list[Job]:
     return ended if now.get("logStreamName") in (None, *streams) else [*ended, now]
 
 
-def _events(aws: Aws, stream: str) -> Iterator[Job]:
+def _events(aws: Aws, stream: str) -> Iterator[Described]:
     """A log from its beginning. The last page is told by the token that does not change."""
     asked: dict[str, Any] = {"logGroupName": LOG_GROUP, "logStreamName": stream, "startFromHead": True}
     while True:
@@ -176,9 +177,9 @@ def _events(aws: Aws, stream: str) -> Iterator[Job]:
         asked["nextToken"] = page["nextForwardToken"]
 
 
-def _described(aws: Aws, ids: Sequence[str]) -> dict[str, Job]:
+def _described(aws: Aws, ids: Sequence[str]) -> dict[str, Described]:
     """The jobs that Batch still knows, a hundred a request."""
-    found: dict[str, Job] = {}
+    found: dict[str, Described] = {}
     for first in range(0, len(ids), 100):
         with asking("describe jobs"):
             answer = aws.batch.describe_jobs(jobs=list(ids[first : first + 100]))
@@ -186,10 +187,10 @@ def _described(aws: Aws, ids: Sequence[str]) -> dict[str, Job]:
     return found
 
 
-def _failed_children(aws: Aws, submission: Submission) -> list[Job]:
+def _failed_children(aws: Aws, submission: Submission) -> list[Described]:
     if submission.score_job is None or submission.size == 1:
         return []
-    found: list[Job] = []
+    found: list[Described] = []
     asked: dict[str, Any] = {"arrayJobId": submission.score_job, "jobStatus": "FAILED"}
     while True:
         with asking("list the failed children"):
@@ -200,7 +201,9 @@ def _failed_children(aws: Aws, submission: Submission) -> list[Job]:
         asked["nextToken"] = page["nextToken"]
 
 
-def _failures(aws: Aws, submission: Submission, score: Job | None, commit: Job | None) -> Iterator[FailedJob]:
+def _failures(
+    aws: Aws, submission: Submission, score: Described | None, commit: Described | None
+) -> Iterator[FailedJob]:
     children = _failed_children(aws, submission)
     if score is not None and _status(score) == "FAILED" and not children:
         children = [score]
@@ -210,18 +213,18 @@ def _failures(aws: Aws, submission: Submission, score: Job | None, commit: Job |
         yield _failure(None, commit)
 
 
-def _failure(child: int | None, job: Job) -> FailedJob:
+def _failure(child: int | None, job: Described) -> FailedJob:
     container = job.get("container", {})
     reason = container.get("reason") or job.get("statusReason") or "no reason was given"
     return FailedJob(child=child, exit_code=container.get("exitCode"), reason=reason)
 
 
-def _index(job: Job) -> int:
+def _index(job: Described) -> int:
     """The number of a child: an array's children are named PARENT:NUMBER, a plain job is child 0."""
     return int(job["jobId"].partition(":")[2] or 0)
 
 
-def _by_state(score: Job | None) -> dict[str, int]:
+def _by_state(score: Described | None) -> dict[str, int]:
     if score is None:
         return {}
     summary: dict[str, int] = score.get("arrayProperties", {}).get("statusSummary", {})
@@ -229,7 +232,7 @@ def _by_state(score: Job | None) -> dict[str, int]:
     return counts or {score["status"]: 1}
 
 
-def _status(job: Job) -> str:
+def _status(job: Described) -> str:
     """The state of a job; of an array whose children have all ended, what they come to, which Batch tells later."""
     states = _by_state(job).keys()
     if states <= set(OVER):
@@ -238,7 +241,7 @@ def _status(job: Job) -> str:
 
 
 def _state(
-    submission: Submission, score: Job | None, commit: Job | None
+    submission: Submission, score: Described | None, commit: Described | None
 ) -> Literal["submitted", "running", "committing", "done", "failed", "cancelled", "forgotten"]:
     known = [job for job in (score, commit) if job is not None]
     if not known:
