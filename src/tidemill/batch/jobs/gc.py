@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from tidemill.batch.engines.aws_batch.records import root_of
 from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import STORES, parse_place
@@ -196,17 +197,20 @@ def _placed(path: Path, beside: str, run_id: str) -> str:
 
 
 def _in_store(uri: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
-    """Below a prefix of a store: the stage of a run that is on record, else uploads, and objects of an output that its
-    manifest does not name.
+    """Below a prefix of a store: the stage of a run that is on record, else roots of runs on AWS Batch, uploads, and
+    objects of an output that its manifest does not name.
     """
     from tidemill.batch.stores.left import abandoned_objects, remove_objects
     from tidemill.batch.stores.uploads import abandoned_uploads, abort_uploads
 
     now = datetime.now(UTC)
     staged = next((r for r in records.values() if r.stage == uri), None)
-    if staged is not None:
+    if staged is not None and staged.engine != "aws_batch":
         yield from _object_stage(staged, older_than, now, dry_run)
         return
+    if staged is not None:
+        uri = root_of(uri)
+    yield from _roots(uri, older_than, now, dry_run)
     uploads = abandoned_uploads(uri, older_than, now)
     if not dry_run:
         abort_uploads(uri, uploads)
@@ -220,6 +224,17 @@ def _in_store(uri: str, older_than: timedelta, records: Mapping[str, RunRecord],
         if not why and not dry_run:
             remove_objects([one])
         yield msgspec.structs.replace(left, kept=why)
+
+
+def _roots(uri: str, older_than: timedelta, now: datetime, dry_run: bool) -> Iterator[Left]:
+    """Of runs on AWS Batch, which is asked whether they live."""
+    from tidemill.batch.engines.aws_batch.left import left_roots, remove_roots
+
+    for root in left_roots(uri, older_than, now):
+        if not root.kept and not dry_run:
+            remove_roots(uri, root)
+        age, size = (now - root.modified).total_seconds(), sum(e.size for e in root.entries)
+        yield Left(kind="run root", where=root.uri, age=age, bytes=size, kept=root.kept)
 
 
 def _in_database(uri: str, older_than: timedelta, records: Mapping[str, RunRecord], dry_run: bool) -> Iterator[Left]:
@@ -261,6 +276,17 @@ def _waited_for(record: RunRecord | None) -> str:
     return "its run is going on" if seen_now(record).under_way else ""
 
 
+def _forgotten(record: RunRecord) -> bool:
+    """Whether a run on AWS Batch, of whose end nobody has asked, has left nothing."""
+    from tidemill.batch.engines.aws_batch.left import is_gone
+
+    if record.engine != "aws_batch" or not record.under_way:
+        return False
+    with suppress(TidemillError):
+        return is_gone(record.stage)
+    return False
+
+
 def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunIndex, dry_run: bool) -> Iterator[Left]:
     """Records of runs that ended long ago; of each job the last one that was published is what the next one is compared
     with.
@@ -277,7 +303,7 @@ def _records(records: Iterable[RunRecord], older_than: timedelta, index: RunInde
             continue
         left = Left(kind="record", where=str(path), age=age, bytes=size)
         last = index.last_done(record.job) if record.job else None
-        why = _waited_for(record)
+        why = "" if _forgotten(record) else _waited_for(record)
         if not why and last is not None and last.run_id == record.run_id:
             why = f"the last published run of {record.job}"
         if not why and not dry_run:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ import pytest
 from tests.batch.databases.server import PASSWORD, Server
 from tests.batch.engines.aws_batch.host import Host
 from tests.batch.engines.aws_batch.support import ROWS, Bucket, a_job
+from tests.batch.support import answers
 from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.submit import Submitted, submit
 from tidemill.batch.jobs.index import RunIndex
@@ -77,3 +80,56 @@ def test_a_commit_that_is_killed_and_begun_again_writes_each_row_once(
     assert (manifest["read"], manifest["dead_letters"]) == (ROWS, f"{submitted.root}/stage.dead.parquet")
     kept = [bucket.read(f"runs/r1/{n}") for n in bucket.names("runs/r1/") if n.endswith(".json")]
     assert not any(PASSWORD.encode() in data for data in kept)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_a_database_as_source_is_copied_where_containers_read_it(
+    aws: Aws,
+    bucket: Bucket,
+    slow: Path,
+    queue: str,
+    index: RunIndex,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """By who submits, once: the table is gone afterwards, and no container knows a password."""
+    columns = "id bigint primary key, a real, b real, c real"
+    rows = [(r["id"], r["a"], r["b"], r["c"]) for r in bucket.rows.to_pylist()]
+    if kind == "sqlite":
+        file = tmp_path / "crm.db"
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute(f"create table people ({columns})")
+            database.executemany("insert into people values (?, ?, ?, ?)", rows)
+        source = f"sqlite:{file}?table=people"
+    else:
+        server.database("crm")
+        with server.connect("crm") as database:
+            database.execute(f"create table people ({columns})")
+            with database.cursor().copy("copy people from stdin") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        source = f"postgresql://owner@127.0.0.1:{server.port}/crm?table=people"
+    job = msgspec.structs.replace(a_job(slow, bucket, queue), source=source)
+    with monkeypatch.context() as here:
+        here.setenv("PGPASSWORD", PASSWORD)
+        submitted = submit(job, index=index)
+    assert isinstance(submitted, Submitted)
+    if kind == "sqlite":
+        file.unlink()
+    else:
+        with server.connect("crm") as database:
+            database.execute("drop table people")
+    host = Host(aws, tmp_path)
+    child = host.start(str(submitted.submission.score_job))  # a copy of so few rows is one shard
+    assert child.ended() == 0, child.said()
+    commit = host.start(str(submitted.submission.commit_job))
+    assert commit.ended() == 0, commit.said()
+    manifest = json.loads(bucket.read("out/_tidemill/manifest.json"))
+    parts = [pq.read_table(io.BytesIO(bucket.read(f"out/{p['name']}"))) for p in manifest["parts"]]
+    found = {i: s for t in parts for i, s in zip(t["id"].to_pylist(), t["score"].to_pylist(), strict=True)}
+    scores = answers(bucket.rows)["score"]
+    assert found == {i: scores[i] for i in range(ROWS) if i % 1000 != 7}
+    assert (manifest["read"], manifest["dead"]) == (ROWS, 8)
+    assert not [n for n in bucket.names("runs/r1/") if n.startswith("stage/")]

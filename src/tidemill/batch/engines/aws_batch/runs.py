@@ -34,7 +34,16 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.errors import NotFound, RunError
 
-__all__ = ["SubmittedRun", "cancel_run", "find_run", "run_logs", "run_status"]
+__all__ = [
+    "SubmittedRun",
+    "cancel_run",
+    "end_hopeless",
+    "find_run",
+    "how_it_stands",
+    "run_logs",
+    "run_status",
+    "told_end",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +68,40 @@ def find_run(run: str, index: RunIndex) -> SubmittedRun:
 
 def run_status(run: SubmittedRun, index: RunIndex) -> BatchStatus:
     """How it stands now; the index learns of its end. Raises RunError where AWS does not answer."""
-    aws = Aws(run.submission.region)
     stage = open_stage(stage_of(run.root.where))
     data = stage.get("plan.json")
     sealed = 0 if data is None else len(stage.sealed(read_record(stage, "plan.json", Plan)))
+    return how_it_stands(run, index, sealed)
+
+
+def how_it_stands(run: SubmittedRun, index: RunIndex, sealed: int) -> BatchStatus:
+    """As `run_status`, for who knows how many shards are sealed."""
+    aws = Aws(run.submission.region)
     moment = Moment(run_id=run.order.run_id, root=run.root.where, shards=run.order.shards, sealed=sealed)
     found = batch_status(aws, run.submission, moment)
-    told = _told(run)
+    told = told_end(run)
     if found.state in ("done", "failed", "forgotten") and told is not None:
         found = msgspec.structs.replace(found, state=told.state)
         _learn(index, told)
     elif found.state == "cancelled":
         _end(run, index, "cancelled", "cancelled")
     elif found.state == "failed":
-        name = verdict_name(run.submission.number)
-        if run.root.get(name) is not None:
+        hopeless = _hopeless(run)
+        if hopeless is not None:
             found = msgspec.structs.replace(found, state="over_budget")
-            _end(run, index, "over_budget", read_record(run.root, name, Verdict).told)
+            _end(run, index, "over_budget", hopeless)
         else:
             _end(run, index, "failed", "; ".join(f.reason for f in found.failures) or "failed")
     return found
+
+
+def end_hopeless(run: SubmittedRun, index: RunIndex) -> str | None:
+    """Where a child has found that too many rows failed, end the others, too: what it said. Raises RunError."""
+    told = _hopeless(run)
+    if told is not None:
+        cancel_jobs(Aws(run.submission.region), run.submission)
+        _end(run, index, "over_budget", told)
+    return told
 
 
 def cancel_run(run: SubmittedRun, index: RunIndex) -> None:
@@ -97,12 +120,17 @@ def run_logs(run: SubmittedRun, child: int | None) -> Iterator[LogLine]:
     return read_logs(Aws(run.submission.region), run.submission, child)
 
 
-def _told(run: SubmittedRun) -> RunRecord | None:
+def told_end(run: SubmittedRun) -> RunRecord | None:
     """What the job that commits said of the run's end, if it was this submission's."""
     if run.root.get(RECORD) is None:
         return None
     record = read_record(run.root, RECORD, RunRecord)
     return record if record.updated_at >= run.submission.submitted_at else None
+
+
+def _hopeless(run: SubmittedRun) -> str | None:
+    name = verdict_name(run.submission.number)
+    return None if run.root.get(name) is None else read_record(run.root, name, Verdict).told
 
 
 def _learn(index: RunIndex, told: RunRecord) -> None:

@@ -33,7 +33,7 @@ from tidemill.batch.score import begin
 from tidemill.batch.stage import Stage, open_stage
 from tidemill.errors import ConfigError, RunError
 
-__all__ = ["Submitted", "submit"]
+__all__ = ["Submitted", "root_for", "submit"]
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,14 +52,9 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
     Raises ConfigError for a job that containers cannot do, RunError for a run that is still under way or where AWS
     refuses, and what `tidemill.score` raises while a run is planned.
     """
-    table = job.options.engine.aws_batch
-    if job.options.engine.name != "aws_batch" or table is None:
-        raise ConfigError(
-            'engine: expected name = "aws_batch" and a table engine.aws_batch with queue, image and stage'
-        )
+    table = _table(job)
     job = identified(job)
-    run_id = str(job.options.run_id)
-    where = f"{table.stage.rstrip('/')}/{run_id}"
+    run_id, where = str(job.options.run_id), root_for(job)
     _check_places(job, where)
     check_hooks(job.hooks, table, where)
     aws = Aws()
@@ -83,6 +78,20 @@ def submit(job: Job, *, index: RunIndex | None = None, file: Path | None = None)
         submitted = _submit(aws, job, table, root, run.work, number, last)
         index.write(_record(job, run.work, file))
         return submitted
+
+
+def root_for(job: Job) -> str:
+    """Where the root of the job's run is, which has an id. Raises ConfigError for a job of another engine."""
+    return f"{_table(job).stage.rstrip('/')}/{job.options.run_id}"
+
+
+def _table(job: Job) -> AwsBatchOptions:
+    table = job.options.engine.aws_batch
+    if job.options.engine.name != "aws_batch" or table is None:
+        raise ConfigError(
+            'engine: expected name = "aws_batch" and a table engine.aws_batch with queue, image and stage'
+        )
+    return table
 
 
 def _submit(
@@ -169,18 +178,22 @@ def _made(aws: Aws, request: dict[str, Any]) -> str:
 
 
 def _check_places(job: Job, root: str) -> None:
-    """Containers reach stores and databases only, and what they are told lies open in the run's root."""
+    """Containers reach stores and databases only, and what they are told lies open in the run's root. A database that
+    is the source is copied into the run's stage by whoever submits: it may be a file of this machine.
+    """
     problems: list[str] = []
     for name, text in (("source", job.source), ("sink", job.sink), ("dead_letters", job.options.dead_letters)):
         if text is None:
             continue
         place = parse_place(text)
         if place.secrets:
+            instead = "set PGPASSWORD here, where it is copied"
+            if name != "source":
+                instead = "give it to the containers by engine.aws_batch.secrets (as PGPASSWORD)"
             problems.append(
-                f"{name} {place.shown}: holds a password, which would lie open in {root}; leave it out, and give it to "
-                "the containers by engine.aws_batch.secrets (as PGPASSWORD)"
+                f"{name} {place.shown}: holds a password, which would lie open in {root}; leave it out, and {instead}"
             )
-        if place.local:
+        if place.local and not (name == "source" and place.scheme in ("sqlite", "duckdb")):
             problems.append(f"{name} {place.shown}: is on this machine, where containers cannot reach it")
         elif f"{root}/".startswith(f"{place.shown.rstrip('/')}/"):
             problems.append(
