@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tidemill.batch import Progress
 from tidemill.cli import progress
-from tidemill.cli.progress import describe, shown_progress
+from tidemill.cli.progress import LINE_SECONDS, describe, shown_progress
 
 
 def moment(**changes: object) -> Progress:
@@ -32,15 +32,18 @@ def test_long_times_are_told_in_minutes_and_hours(rows: int, left: str) -> None:
 
 
 def test_without_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    now = 100.0
+    monkeypatch.setattr(progress, "monotonic", lambda: now)
     text = io.StringIO()
     with shown_progress(Console(file=text, width=200)) as show:
         assert show is not None
         show(moment())
+        now += LINE_SECONDS - 1
+        show(moment())
         assert text.getvalue() == ""
-        time.sleep(0.06)
+        now += 1
         show(moment())
-        show(moment())
+        show(moment(rows_dead=0))
     assert text.getvalue() == describe(moment()) + "\n"
 
 
@@ -49,8 +52,10 @@ def test_on_a_terminal_a_bar_that_leaves_nothing_behind() -> None:
     with shown_progress(Console(file=text, width=200, force_terminal=True)) as show:
         assert show is not None
         show(moment())
-        time.sleep(0.2)
-    assert "33%" in text.getvalue()
+        until = time.monotonic() + 30
+        while "33%" not in text.getvalue():  # it is drawn by a thread of its own
+            assert time.monotonic() < until
+            time.sleep(0.01)
     assert "6 s left" in text.getvalue()
 
 

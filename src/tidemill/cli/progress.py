@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -43,11 +43,11 @@ class _Lines:
     """At most one line every ten seconds, so that a log stays readable."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._next = console, time.monotonic() + LINE_SECONDS
+        self._console, self._next = console, monotonic() + LINE_SECONDS
 
     def __call__(self, moment: Moment) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + LINE_SECONDS
+        if monotonic() >= self._next:
+            self._next = monotonic() + LINE_SECONDS
             self._console.print(describe(moment), soft_wrap=True)
 
 
