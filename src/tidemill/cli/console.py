@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any
 
 import orjson
@@ -14,7 +16,7 @@ from rich.table import Table
 
 from tidemill.errors import ConfigError
 
-__all__ = ["Json", "emit_json", "errors", "names", "output", "pairs", "table", "text_of"]
+__all__ = ["Json", "emit_json", "errors", "names", "only_results", "output", "pairs", "table", "text_of"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 # A pipe has no width; rows that wrap at 80 cannot be read by grep.
@@ -24,6 +26,21 @@ PIPE_WIDTH = 200
 def output() -> Console:
     """Standard output: results only, so that it can be piped."""
     return _console(stderr=False)
+
+
+@contextmanager
+def only_results() -> Iterator[None]:
+    """What is printed meanwhile, as by a model's own code, goes to standard error: whoever reads the results of a
+    command finds nothing else before them.
+    """
+    with redirect_stdout(sys.stderr):
+        kept = os.dup(1)
+        try:
+            os.dup2(2, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def errors() -> Console:

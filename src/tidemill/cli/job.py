@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from tidemill.cli.aws_batch import submit
-from tidemill.cli.console import Json, emit_json, output, table, text_of
+from tidemill.cli.console import Json, emit_json, only_results, output, table, text_of
 from tidemill.cli.progress import describe_seconds
 from tidemill.cli.running import run_shown
 
@@ -58,7 +58,8 @@ def plan(file: File, changes: Changes = None, json: Json = False) -> None:
     from tidemill.batch.job import read_job
     from tidemill.batch.jobs.plan import plan_job
 
-    found = plan_job(read_job(file, changes or ()))
+    with only_results():
+        found = plan_job(read_job(file, changes or ()))
     if json:
         emit_json(msgspec.to_builtins(found))
     else:
@@ -74,7 +75,7 @@ def run(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and no progress.")] = False,
 ) -> None:
-    """Make a run of a job.
+    """Make a run of a job. On AWS Batch, submit it and wait for its end (`tidemill job submit` does not wait).
 
     Exit code 3: over the error budget. Exit code 5: complete, but its gate failed and it is held; `tidemill run
     publish` or `tidemill run discard` decides.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from tidemill.cli.console import errors, output, table
+from tidemill.cli.console import errors, only_results, output, table
 from tidemill.cli.progress import shown_progress
 from tidemill.errors import BudgetExceeded, Held
 
@@ -27,17 +27,23 @@ _WORDS = {
 
 
 def run_shown(job: Job, file: Path | None, json: bool) -> None:
-    """Make a run of a job, and show it. Raises what the run raises, once its numbers are shown where it has any."""
+    """Make a run of a job, wherever, and show it. Raises what the run raises, once its numbers are shown where it has
+    any.
+    """
     from tidemill.batch import RunReport
+    from tidemill.batch.engines.aws_batch.wait import run_there
     from tidemill.batch.jobs.conduct import identified, run_job
 
     job = identified(job)
+    there = job.options.engine.name == "aws_batch"
     try:
-        with shown_progress(errors(), quiet=json) as show:
-            report = run_job(job, file=file, progress=show, tell=warn)
+        with only_results(), shown_progress(errors(), quiet=json) as show:
+            report = (run_there if there else run_job)(job, file=file, progress=show, tell=warn)
     except KeyboardInterrupt:
         run_id = escape(str(job.options.run_id))
-        errors().print(f"interrupted; the same command with --run-id {run_id} goes on", soft_wrap=True)
+        on = f"AWS Batch goes on; `tidemill run cancel {run_id}` ends it, " if there else ""
+        word = "waits again" if there else "goes on"
+        errors().print(f"interrupted; {on}the same command with --run-id {run_id} {word}", soft_wrap=True)
         raise
     except (BudgetExceeded, Held) as error:
         if isinstance(error.report, RunReport):

@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import itertools
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -105,7 +106,12 @@ def is_interrupt(error: BaseException) -> bool:
     """Whether what user code ended with is a Ctrl-C, and not its own doing: user code also raises SystemExit,
     CancelledError and the panics of its extensions, none of which is an Exception, and none of which may end a server.
     """
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        # Where the signal does something else, as in a worker process, nothing but user code raises it.
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 def told(error: BaseException) -> str:

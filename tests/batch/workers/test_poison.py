@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,35 @@ def test_a_slow_model_is_not_a_stuck_one(package: Path, tmp_path: Path, monkeypa
     source = rows_with(400, {}, tmp_path / "in.parquet")
     report = scored(package, source, ScoreOptions(pass_through=("id",), call_rows=10, call_timeout=1.5, workers=1))
     assert (report.written, report.worker_deaths) == (400, 0)
+
+
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit(0)", "GeneratorExit", "BaseException('x')"])
+def test_what_is_no_exception_is_one_of_the_model(tmp_path: Path, raised: str) -> None:
+    """No process ends by it, as one does by a Ctrl-C."""
+    package = poisonous(tmp_path / "package", MODEL.replace("os._exit(3)", f"raise {raised}"))
+    report = scored(package, rows_with(400, {7: EXIT}, tmp_path / "in.parquet"))
+    assert (report.written, report.errors, report.worker_deaths) == (399, {"model_failed": 1}, 0)
+
+
+def test_what_a_model_prints_while_it_is_loaded_is_not_the_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The driver loads it, too."""
+    model = MODEL.replace(
+        "class Model:", "print('hello from above')\nos.write(1, b'hello from beside')\n\nclass Model:"
+    )
+    package = poisonous(tmp_path / "package", model)
+    source = rows_with(10, {}, tmp_path / "in.parquet")
+    (tmp_path / "job.toml").write_text(f'name = "n"\npackage = "{package}"\nsource = "{source}"\nsink = "more/"\n')
+    for arguments in (
+        ("score", str(package), str(source), str(tmp_path / "out"), "--json"),
+        ("job", "plan", str(tmp_path / "job.toml"), "--json"),
+    ):
+        subprocess.run([sys.executable, "-m", "tidemill", *arguments], check=True)
+        found = capfd.readouterr()
+        assert "hello from above" in found.err
+        assert "hello from beside" in found.err
+        assert "run_id" in json.loads(found.out) or "shards" in json.loads(found.out)
 
 
 def test_what_a_model_prints_is_not_the_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,8 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """`python -m tidemill.batch.workers.worker SOCKET HEARTBEAT`, two inherited file descriptors."""
+    # Nobody's Ctrl-C: a KeyboardInterrupt is the model's own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     heartbeat = Heartbeat(Shared(int(sys.argv[2])))
     got = channel.receive()
