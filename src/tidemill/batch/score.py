@@ -118,6 +118,8 @@ def begin(
     with stage.held(), _terminable():
         try:
             plan = _begun(stage)
+            if plan is None:
+                stage.forget()
             found = stage.shared()
             if found is None:
                 found = ready.find(stage.spool, None if plan is None else plan.origin)

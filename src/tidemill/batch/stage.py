@@ -92,6 +92,10 @@ class Stage(Protocol):
         """Throw away what earlier executions left half written."""
         ...
 
+    def forget(self) -> None:
+        """Throw away what is sealed and copied: without its plan nobody knows of what."""
+        ...
+
     def keep(self, kind: Kind, path: Path, name: str) -> None:
         """Make a written file durable under that name. Raises OSError as the disk does, or SinkError."""
         ...
@@ -239,6 +243,12 @@ class LocalStage:
             os.rename(self.path / name, aside)
             (self.path / name).mkdir()
             shutil.rmtree(aside, ignore_errors=True)
+
+    def forget(self) -> None:
+        # Markers first: without them the rest means nothing.
+        for name in ("shards", "parts", "dead", "spool"):
+            for file in _names(self.path / name):
+                (self.path / name / file).unlink()
 
     def keep(self, kind: Kind, path: Path, name: str) -> None:
         os.rename(path, self.path / kind / name)

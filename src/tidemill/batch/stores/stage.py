@@ -88,6 +88,11 @@ class ObjectStage:
     def clean(self) -> None:
         shutil.rmtree(self._local("work"))
 
+    def forget(self) -> None:
+        kept = [e.name for e in self._objects.list()]
+        for kind in ("shards", "parts", "dead", "spool"):
+            self._objects.delete(n for n in kept if n.startswith(f"{kind}/"))
+
     def keep(self, kind: Kind, path: Path, name: str) -> None:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
