@@ -153,9 +153,9 @@ def _publish(plan: Plan, held: RunManifest, schema: pa.Schema, stage: Stage, tar
 
 def _commit(record: RunManifest, markers: Sequence[Sealed], stage: Stage, publication: Publication) -> RunManifest:
     ready_dead(record, markers, stage)
-    record = publication.commit(record, markers)
-    place_dead(record)
-    return record
+    settled = publication.commit(record, markers)
+    place_dead(settled, record.plan)
+    return settled
 
 
 def report(

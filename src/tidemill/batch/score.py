@@ -105,7 +105,8 @@ def begin(
     options, run_id, live, target, done = ready.options, ready.run_id, ready.live, ready.target, ready.done
     stage = open_stage(options.stage or target.stage(run_id))
     if done is not None:
-        place_dead(done)
+        # Also what a driver has left that was overtaken by another, elsewhere.
+        place_dead(done, msgspec.structs.replace(done.plan, job=ready.job))
         found = ready.find(None, done.plan.origin)
         if found is None:
             _refuse(run_id, job_differences(done.plan, ready.job, package_id(live)))

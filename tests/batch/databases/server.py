@@ -89,6 +89,10 @@ class Server:
         """A new empty database: its URI, without a query."""
         with self.connect() as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
+        return self.uri(name)
+
+    def uri(self, name: str) -> str:
+        """That of a database, over TCP with a password."""
         return f"postgresql://owner:p%40ss%3Aw%C3%B6rd%2F%25@127.0.0.1:{self.port}/{name}"
 
     def _call(self, program: str, *arguments: object) -> None:

@@ -51,7 +51,7 @@ static int before(const char *name, const char *what) {
   return n;
 }
 
-static void after(int n) { if (n && fatal(n)) end(); }
+static void after(int n) { if (n && fatal(n) && getenv("EFFECTS_AFTER")) end(); }
 
 #define REAL(name) \
   static __typeof__(name) *real; \

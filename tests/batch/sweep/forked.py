@@ -21,6 +21,8 @@ from typing import Any
 import msgspec
 
 from tidemill.batch import ScoreOptions, plan, score
+from tidemill.batch.databases import local, sqlite
+from tidemill.batch.targets import fence
 from tidemill.errors import TidemillError
 
 # The threads that importing all this leaves; see `threads`.
@@ -38,6 +40,8 @@ def child(request: dict[str, Any], known: set[str]) -> int:
         os.dup2(file, number)
         os.close(file)
     plan.SHARD_ROWS = 400
+    # Where another holds what a commit needs, and is stopped.
+    local._PATIENCE = sqlite._BUSY_SECONDS = fence._PATIENCE = request["waits"]
     package, source, sink, options = request["arguments"]
     with contextlib.suppress(FileNotFoundError):  # effects.c takes it for a signal
         os.rmdir("/effects begin")
@@ -90,6 +94,7 @@ def ended(pid: int, patience: float) -> int:
 def main() -> None:
     gc.freeze()
     known = set(sys.modules)
+    stopped: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
         pid = request.get("go_on")
@@ -105,7 +110,10 @@ def main() -> None:
         if "modules" in request:
             learn(request["modules"])
             known = set(sys.modules)
+        (stopped.add if os.WIFSTOPPED(status) else stopped.discard)(pid)
         print(json.dumps({"pid": pid, "status": status}), flush=True)
+    for pid in stopped:
+        os.kill(pid, signal.SIGKILL)
 
 
 main()

@@ -28,8 +28,9 @@ from tidemill.batch import ScoreOptions, score
 ROWS = 1000
 OLD = 150
 OPTIONS = ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2)
-_databases = itertools.count()
-_duckdb = duckdb.connect()
+_schemas = itertools.count()
+# Without its cache of files, which takes two of one name and one second for the same.
+_duckdb = duckdb.connect(config={"enable_external_file_cache": "false"})
 
 
 def rows() -> pa.Table:
@@ -81,6 +82,7 @@ def ground(
     old: bool,
     found: Callable[[], list[int] | None],
     dead: Callable[[], list[int]],
+    kept: Callable[[], object],
     environment: dict[str, str] | None = None,
 ) -> Ground:
     """A job over the source; where there is an old output, it was written by a run and is replaced."""
@@ -93,6 +95,7 @@ def ground(
         dead=dead,
         directory=place,
         environment=environment or {},
+        kept=kept,
     )
     if old:
         write(table(OLD, start=10_000), place / "old.parquet")
@@ -125,9 +128,16 @@ def files(name: str) -> Callable[..., Ground]:
             old,
             found,
             lambda: read(f"select id from '{letters}'") or [],
+            lambda: untouched(out, Path(f"{out}.manifest.json")),
         )
 
     return make
+
+
+def untouched(*places: Path) -> list[tuple[str, int, int]]:
+    """The files there, each with what changes when it is written or replaced."""
+    files = [f for p in places for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()]
+    return sorted((str(f), f.stat().st_ino, f.stat().st_mtime_ns) for f in files)
 
 
 def letters(place: Path) -> list[int]:
@@ -148,7 +158,13 @@ def delta(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> G
 
     dead = f"{out}/_tidemill/r1.dead.parquet"
     return ground(
-        place, package, f"delta:{out}", old, found, lambda: read(f"select id from read_parquet('{dead}')") or []
+        place,
+        package,
+        f"delta:{out}",
+        old,
+        found,
+        lambda: read(f"select id from read_parquet('{dead}')") or [],
+        lambda: untouched(out / "_delta_log"),
     )
 
 
@@ -166,22 +182,37 @@ def sqlite(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> 
                 return None
             raise
 
-    return ground(place, package, f"sqlite:///{file}?table=scores", old, found, lambda: letters(place))
+    def kept() -> object:
+        with sqlite3.connect(file, timeout=30) as reader:
+            return reader.execute("select * from tidemill_runs").fetchall(), file.stat().st_mtime_ns
+
+    return ground(place, package, f"sqlite:///{file}?table=scores", old, found, lambda: letters(place), kept)
 
 
 def postgres(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> Ground:
-    """A table of PostgreSQL."""
+    """A table of PostgreSQL, in a schema of its own."""
     server: Server = get("server")
-    uri = server.database(f"sweep{next(_databases)}")
+    number = next(_schemas)
+    uri = server.uri("sweep") if number else server.database("sweep")
+    schema = f"ground{number}"
+    with server.connect("sweep") as owner:
+        owner.execute(f"create schema {schema}")
 
-    def found() -> list[int] | None:
+    def ask(columns: str) -> list[Any] | None:
         try:
-            with psycopg.connect(uri) as reader:
-                return sorted(i for (i,) in reader.execute("select id from scores").fetchall())
+            with server.connect("sweep") as reader:
+                return reader.execute(f"select {columns} from {schema}.scores order by id").fetchall()
         except psycopg.errors.UndefinedTable:
             return None
 
-    return ground(place, package, f"{uri}?table=scores", old, found, lambda: letters(place))
+    def found() -> list[int] | None:
+        rows = ask("id")
+        return None if rows is None else [i for (i,) in rows]
+
+    def kept() -> object:
+        return ask("ctid::text, xmin::text, id")
+
+    return ground(place, package, f"{uri}?table={schema}.scores", old, found, lambda: letters(place), kept)
 
 
 def store(name: str) -> Callable[..., Ground]:
@@ -211,7 +242,12 @@ def store(name: str) -> Callable[..., Ground]:
             keys = [o["Key"] for o in listed if "dead" in o["Key"] and "/before" not in o["Key"]]
             return sorted(i for k in keys for i in pl.read_parquet(io.BytesIO(data(k)))["id"].to_list())
 
-        return ground(place, package, f"s3://{bucket}/{name}", old, found, dead, aws.environment)
+        def kept() -> object:
+            names = {name, f"{name}/_tidemill/manifest.json"}
+            listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+            return [(o["Key"], o["ETag"], o["LastModified"]) for o in listed if o["Key"] in names]
+
+        return ground(place, package, f"s3://{bucket}/{name}", old, found, dead, kept, aws.environment)
 
     return make
 

@@ -48,6 +48,8 @@ class Ground:
     directory: Path
     """Where it runs: outputs that are not files keep their stage there."""
     environment: dict[str, str] = field(default_factory=dict)
+    kept: Callable[[], object] = lambda: None
+    """What tells an output that nobody has touched from the same rows written again."""
 
     def left(self) -> list[str]:
         """What an ended run has left lying about: stages, and files half written."""
@@ -118,8 +120,11 @@ class Runs:
         after: bool = False,
         stop: bool = False,
         cwd: Path | None = None,
+        waits: float = 30.0,
     ) -> Execution:
-        """One execution, to its end; or it is killed, or stopped, before its effect `kill`, or after it."""
+        """One execution, to its end; or it is killed, or stopped, before its effect `kill`, or after it. `waits` are
+        the seconds that it gives others to let go of a target.
+        """
         self._count += 1
         out, err, modules = (self._directory / f"{self._count}.{name}" for name in ("out", "err", "modules"))
         environment = {
@@ -137,6 +142,7 @@ class Runs:
             out=str(out),
             err=str(err),
             modules=str(modules),
+            waits=waits,
         )
         return Execution(answer["pid"], answer["status"], out, err)
 

@@ -20,6 +20,7 @@ from tidemill.batch.sinks.parquet import read_stamp
 from tidemill.batch.stage import REPLACED, LocalStage, Stage
 from tidemill.batch.targets.assembly import Assembly
 from tidemill.batch.targets.base import Guarantee, Publication
+from tidemill.batch.targets.fence import Fence
 from tidemill.errors import ConfigError, RunError, SinkError
 from tidemill.model.package import digest_file
 from tidemill.renames import exchange, rename_new
@@ -39,6 +40,8 @@ class FileTarget:
         self._mode: Mode = mode
         self._format, self.directory = sink_format(place.body)
         self.path = Path(os.path.abspath(place.body))
+        # Before anybody asks whether the run is committed: who is quicker after that is noticed.
+        self.fence = Fence(self.path, directory=self.directory)
 
     def describe(self, run_id: str) -> SinkPlace:
         del run_id
@@ -91,10 +94,25 @@ class FileTarget:
 
     def publication(self, plan: Plan, stage: Stage, schema: pa.Schema) -> Publication:
         if not self.directory:
-            return _File(plan, stage, schema, overwrite=self._mode == "overwrite")
+            return _File(self, plan, stage, schema)
         if not isinstance(stage, LocalStage):
             raise ConfigError(f"output {self.path}: a directory needs a stage beside it, got {stage.where}")
-        return _Directory(stage.path, self.path, overwrite=self._mode == "overwrite")
+        return _Directory(self, stage.path)
+
+    @property
+    def overwrites(self) -> bool:
+        return self._mode == "overwrite"
+
+    def overtaken(self, run_id: str) -> RunManifest:
+        """Somebody else was first: another driver of this run, whose commit is as good, or else RunError."""
+        found = self.committed(run_id)
+        if found is None:
+            if self.overwrites:
+                told = "was replaced while the run was going; nothing was changed; resume to replace what is there now"
+            else:
+                told = "appeared while the run was going; move it away, or pass --overwrite, and resume"
+            raise RunError(f"{self.path}: {told}")
+        return found
 
     @property
     def _manifest(self) -> Path:
@@ -127,8 +145,8 @@ class FileTarget:
 class _Directory:
     """The stage's parts become the directory."""
 
-    def __init__(self, stage: Path, target: Path, *, overwrite: bool) -> None:
-        self._stage, self._target, self._overwrite = stage, target, overwrite
+    def __init__(self, target: FileTarget, stage: Path) -> None:
+        self._target, self._stage = target, stage
 
     def add(self, marker: Sealed) -> None:
         """They are taken over all at once."""
@@ -137,24 +155,28 @@ class _Directory:
         parts = self._stage / "parts"
         try:
             _keep_only(parts, {m.part.name for m in sealed})
-            publish_directory(parts, self._target, manifest, sealed, self._stage, overwrite=self._overwrite)
+            return publish_directory(parts, self._target, manifest, sealed, self._stage)
         except OSError as error:
             raise refused(manifest, error) from error
-        return manifest
 
     def abandon(self) -> None:
         """Nothing is held."""
 
 
 def publish_directory(
-    parts: Path, target: Path, manifest: RunManifest, sealed: Sequence[Sealed], stage: Path, *, overwrite: bool
-) -> None:
-    """Make a directory of parts the output, with manifest and dead letters inside, by one rename. Raises OSError."""
-    old = stage / REPLACED
-    if interrupted(stage, target):
-        os.rename(parts, target)
-        sync_directory(target.parent)
-        return
+    parts: Path, target: FileTarget, manifest: RunManifest, sealed: Sequence[Sealed], stage: Path
+) -> RunManifest:
+    """Make a directory of parts the output, with manifest and dead letters inside, by one rename: the manifest that is
+    there afterwards. Raises OSError, RunError.
+    """
+    path, old = target.path, stage / REPLACED
+    if interrupted(stage, path):
+        with target.fence.held() as passed:
+            if not passed:
+                return target.overtaken(manifest.run_id)
+            os.rename(parts, path)
+            sync_directory(path.parent)
+        return msgspec.json.decode((path / DIRECTORY / "manifest.json").read_bytes(), type=RunManifest)
     inside = parts / DIRECTORY
     shutil.rmtree(inside, ignore_errors=True)
     inside.mkdir()
@@ -163,14 +185,18 @@ def publish_directory(
     write_durably(inside / "manifest.json", msgspec.json.encode(manifest))
     sync_directory(inside)
     sync_directory(parts)
-    if overwrite and target.exists():
-        if not exchange(parts, target):
-            # No exchange on this file system: for an instant readers find neither the old nor the new.
-            os.rename(target, old)
-            os.rename(parts, target)
-    else:
-        rename_new(parts, target)
-    sync_directory(target.parent)
+    with target.fence.held() as passed:
+        if not passed:
+            return target.overtaken(manifest.run_id)
+        if target.overwrites and path.exists():
+            if not exchange(parts, path):
+                # No exchange on this file system: for an instant readers find neither the old nor the new.
+                os.rename(path, old)
+                os.rename(parts, path)
+        else:
+            rename_new(parts, path)
+        sync_directory(path.parent)
+    return manifest
 
 
 def interrupted(stage: Path, target: Path) -> bool:
@@ -192,9 +218,9 @@ def put_back(stage: Path, target: Path) -> None:
 class _File:
     """Parts are joined, in their order, while others are still scored."""
 
-    def __init__(self, plan: Plan, stage: Stage, schema: pa.Schema, *, overwrite: bool) -> None:
+    def __init__(self, target: FileTarget, plan: Plan, stage: Stage, schema: pa.Schema) -> None:
+        self._target = target
         self._joined = Assembly(plan, stage, schema)
-        self._overwrite = overwrite
 
     def add(self, marker: Sealed) -> None:
         self._joined.add(marker)
@@ -210,17 +236,19 @@ class _File:
         self._joined.abandon()
 
     def _commit(self, manifest: RunManifest) -> RunManifest:
-        plan = manifest.plan
-        target = Path(plan.job.sink.uri)
+        plan, path = manifest.plan, self._target.path
         record = msgspec.structs.replace(manifest, parts=(self._joined.finish(),))
         beside = Path(plan.job.sink.manifest)
-        write_durably(aside(beside, plan.run_id), msgspec.json.encode(record))
-        if self._overwrite:
-            os.rename(self._joined.path, target)
-        else:
-            rename_new(self._joined.path, target)
-        sync_directory(target.parent)
-        put_in_place(beside, plan.run_id)
+        with self._target.fence.held() as passed:
+            if not passed:
+                return self._target.overtaken(plan.run_id)
+            write_durably(aside(beside, plan.run_id), msgspec.json.encode(record))
+            if self._target.overwrites:
+                os.rename(self._joined.path, path)
+            else:
+                rename_new(self._joined.path, path)
+            sync_directory(path.parent)
+            put_in_place(beside, plan.run_id)
         return record
 
 

@@ -43,11 +43,14 @@ def ready_dead(manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) ->
         _write(path, Path(place).suffix, manifest, sealed, stage)
 
 
-def place_dead(manifest: RunManifest) -> None:
+def place_dead(manifest: RunManifest, ours: Plan | None = None) -> None:
     """After the commit: put them in their place, where a run that was cut off has not. Those of an output that was
-    replaced by one without any go. Raises SinkError.
+    replaced by one without any go, and so do those that a driver which was overtaken has made ready elsewhere, by
+    `ours`, its own plan. Raises SinkError.
     """
     plan = manifest.plan
+    if ours is not None and dead_place(ours) != dead_place(plan):
+        drop_dead(ours)
     if _inside(plan):
         return
     place = dead_place(plan)
@@ -103,6 +106,8 @@ def _write(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Seal
 
 def write_dead(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
     """Join them to one durable file, in the format of the suffix. Raises OSError as the disk does, RunError."""
+    # A driver that was stopped while it wrote goes on in a file of its own, not in what another has put in place.
+    path.unlink(missing_ok=True)
     format_ = sink("jsonl" if suffix == ".jsonl" else "parquet")
     writer = format_.open(path, dead_schema(manifest.plan.read_schema), b"{}")
     try:

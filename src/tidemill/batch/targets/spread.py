@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tidemill.batch.lake.options import spread_options
 from tidemill.batch.ledger import Sealed
 from tidemill.batch.manifest import RunManifest
-from tidemill.batch.places import DIRECTORY, Mode, Place, SinkPlace
+from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
 from tidemill.batch.stage import SPREAD, LocalStage, Stage
@@ -49,9 +49,8 @@ class SpreadTarget(FileTarget):
         if not isinstance(stage, LocalStage):
             raise ConfigError(f"output {self._shown}: a directory needs a stage beside it, got {stage.where}")
         if interrupted(stage.path, self.path):
-            return _Finished(stage.path / SPREAD, self.path, stage.path)
-        overwrite = self._mode == "overwrite"
-        return _Spread(plan, stage, schema, self.path, self._spread.keys, self._spread.file_bytes, overwrite=overwrite)
+            return _Finished(self, stage.path)
+        return _Spread(self, plan, stage, schema, self._spread.keys, self._spread.file_bytes)
 
 
 class _Spread:
@@ -59,16 +58,14 @@ class _Spread:
 
     def __init__(
         self,
+        target: SpreadTarget,
         plan: Plan,
         stage: LocalStage,
         schema: pa.Schema,
-        target: Path,
         keys: Sequence[str],
         file_bytes: int,
-        *,
-        overwrite: bool,
     ) -> None:
-        self._stage, self._target, self._overwrite = stage.path, target, overwrite
+        self._target, self._stage = target, stage.path
         self._directory = stage.path / SPREAD
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
@@ -84,12 +81,11 @@ class _Spread:
             files = self._writer.close()
             found = sum(pq.read_metadata(self._directory / f.name).num_rows for f in files)
             if not found == rows == manifest.written:
-                raise RunError(f"{self._target}: {found} rows written of {manifest.written}; nothing is published")
+                raise RunError(f"{self._target.path}: {found} rows written of {manifest.written}; nothing is published")
             record = msgspec.structs.replace(manifest, parts=tuple(files))
-            publish_directory(self._directory, self._target, record, sealed, self._stage, overwrite=self._overwrite)
+            return publish_directory(self._directory, self._target, record, sealed, self._stage)
         except OSError as error:
             raise refused(manifest, error) from error
-        return record
 
     def abandon(self) -> None:
         self._order.abandon()
@@ -99,16 +95,15 @@ class _Spread:
 class _Finished:
     """All was in place but for the last rename."""
 
-    def __init__(self, directory: Path, target: Path, stage: Path) -> None:
-        self._directory, self._target, self._stage = directory, target, stage
+    def __init__(self, target: SpreadTarget, stage: Path) -> None:
+        self._target, self._stage = target, stage
 
     def add(self, marker: Sealed) -> None:
         """It is there already."""
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
         try:
-            publish_directory(self._directory, self._target, manifest, sealed, self._stage, overwrite=True)
-            return msgspec.json.decode((self._target / DIRECTORY / "manifest.json").read_bytes(), type=RunManifest)
+            return publish_directory(self._stage / SPREAD, self._target, manifest, sealed, self._stage)
         except OSError as error:
             raise refused(manifest, error) from error
 
