@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.batch.engines.aws_batch.asked import batch
 from tests.batch.engines.aws_batch.host import Host
 from tests.batch.engines.aws_batch.support import Bucket, Giving, a_job, sealed, until
 from tests.cli.support import tidemill
@@ -167,43 +164,6 @@ def test_what_is_no_run_is_said_to_be_none(aws: Aws, bucket: Bucket, give: Givin
     told = tidemill("run", "status", "r1")
     assert told.exit_code == 1
     assert "cannot be understood" in told.stderr
-
-
-class _Batch(BaseHTTPRequestHandler):
-    """AWS Batch as it answers of jobs that have run: moto, which starts nothing, names no log."""
-
-    jobs: dict[str, dict[str, Any]]
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.endswith("/describejobs"):
-            told: dict[str, Any] = {"jobs": [self.jobs[i] for i in asked["jobs"] if i in self.jobs]}
-        else:
-            failed = [j for j in self.jobs.values() if ":" in j["jobId"] and j["status"] == asked["jobStatus"]]
-            told = {"jobSummaryList": failed}
-        body = json.dumps(told).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
-        pass
-
-
-@contextmanager
-def batch(jobs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    handler = type("Handler", (_Batch,), {"jobs": {j["jobId"]: j for j in jobs}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, monkeypatch.context() as patch:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        patch.setenv("AWS_ENDPOINT_URL_BATCH", f"http://127.0.0.1:{server.server_port}")
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_status_and_logs_tell_what_failed(aws: Aws, give: Giving, monkeypatch: pytest.MonkeyPatch) -> None:
