@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +22,7 @@ from tests.packages import make
 from tidemill.model.signature import Column, Input, Output
 
 OUTPUTS = ["score", "pair", "verdict"]
+T = TypeVar("T")
 
 
 def make_package(directory: Path, *, bias: float = 0.0, name: str = "sums", transform: str = "") -> Path:
@@ -129,6 +134,26 @@ def read_output(path: Path) -> pa.Table:
     if "pair_0" in frame.columns:
         frame = frame.with_columns(pair=pl.concat_list("pair_0", "pair_1")).drop("pair_0", "pair_1")
     return frame.to_arrow()
+
+
+@contextmanager
+def polled(look: Callable[[], T]) -> Iterator[set[T]]:
+    """The different things that a reader sees who hardly rests; what `look` raises is raised here."""
+    seen: set[T] = set()
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.is_set():
+            seen.add(look())
+            done.wait(0.002)
+
+    with ThreadPoolExecutor(1) as pool:
+        polling = pool.submit(poll)
+        try:
+            yield seen
+        finally:
+            done.set()
+        polling.result()
 
 
 def child(script: str, *arguments: object) -> subprocess.Popen[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -17,7 +15,7 @@ import polars as pl
 import pyarrow.compute as pc
 import pytest
 
-from tests.batch.support import child, table, write
+from tests.batch.support import child, polled, table, write
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.options import RunReport
 
@@ -66,26 +64,6 @@ def count(path: Path) -> int:
         return -1
 
 
-@contextmanager
-def polled(path: Path) -> Iterator[set[int]]:
-    """What a reader that never rests sees."""
-    seen: set[int] = set()
-    done = threading.Event()
-
-    def poll() -> None:
-        while not done.is_set():
-            seen.add(count(path))
-            time.sleep(0.02)
-
-    reader = threading.Thread(target=poll)
-    reader.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        reader.join()
-
-
 def finished(process: subprocess.Popen[str]) -> RunReport:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -123,7 +101,7 @@ def test_killed_at_a_random_moment(
     monkeypatch.setattr("tidemill.batch.plan.SHARD_ROWS", 4000)
     name = ("out", "out.parquet")[moment % 2]
     sink = tmp_path / name
-    with polled(sink) as seen:
+    with polled(partial(count, sink)) as seen:
         process = begun(package, source, sink)
         # One random moment in each twentieth of the run, so that none of its phases is left out.
         time.sleep(usual_seconds * (moment + random.random()) / 20)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.batch.support import OUTPUTS, answers, read_output, table, write
+from tests.batch.support import OUTPUTS, answers, polled, read_output, table, write
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.inputs import Asked, find_input
 from tidemill.batch.options import RunReport
@@ -284,25 +285,15 @@ def test_a_reader_of_sqlite_sees_the_old_or_the_new(package: Path, wal: bool) ->
     ask("sqlite", "INSERT INTO scores (id, score) VALUES (-1, 0), (-2, 0)")
     if wal:
         ask("sqlite", "PRAGMA journal_mode = wal")
-    seen: set[tuple[int, int]] = set()
-    done = threading.Event()
-
-    def poll() -> None:
-        connection = sqlite3.connect("file.db", timeout=30)
-        while not done.is_set():
-            seen.add(connection.execute("SELECT count(*), sum(id) FROM scores").fetchone())
-            time.sleep(0.002)
-        connection.close()
-
-    reader = threading.Thread(target=poll)
-    reader.start()
-    into("sqlite", package, table(n), mode="overwrite")
     new = (n, n * (n - 1) // 2)
-    until = time.monotonic() + 30
-    while new not in seen and time.monotonic() < until:
-        time.sleep(0.01)
-    done.set()
-    reader.join()
+    reader = sqlite3.connect("file.db", timeout=30, check_same_thread=False)
+    count = "SELECT count(*), sum(id) FROM scores"
+    with closing(reader), polled(lambda: reader.execute(count).fetchone()) as seen:
+        into("sqlite", package, table(n), mode="overwrite")
+        until = time.monotonic() + 30
+        while new not in seen:
+            assert time.monotonic() < until
+            time.sleep(0.01)
     assert seen == {(2, -3), new}
 
 
