@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from tidemill.rows import Array, Rows
 __all__ = ["SIZES", "Profile", "example_rows", "measure"]
 
 SIZES = (1, 4, 16, 64, 256, 1024, 4096)
+# A call takes in proportion to its rows if it takes so much of as many times longer as it has more of them.
+PROPORTIONAL = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,11 @@ class Profile:
         return low
 
 
-def measure(live: Live, sizes: Sequence[int] = SIZES, budget: float = 1.0) -> Profile:
+def measure(live: Live, sizes: Sequence[int] = SIZES, budget: float = 1.0, longest: float = math.inf) -> Profile:
     """Call the model at each size until the budget of seconds is spent; this also warms it up.
+
+    Once calls take in proportion to their rows, those that would take longer than `longest` seconds are not made:
+    they would tell nothing that is not known.
 
     The first call of a size is not counted. Raises what a model does that cannot answer its own samples only
     as problems in the result: a model that fails is slow or quick, never an error here.
@@ -72,9 +78,17 @@ def measure(live: Live, sizes: Sequence[int] = SIZES, budget: float = 1.0) -> Pr
                 break
         # What else runs on the machine only ever adds: the lower quartile is the model's own.
         found.append((size, float(np.quantile(taken, 0.25))))
-        if time.perf_counter() - started > budget:
+        if time.perf_counter() - started > budget or _foreseen(found, sizes) > longest:
             break
     return Profile(tuple(n for n, _ in found), tuple(s for _, s in found))
+
+
+def _foreseen(found: Sequence[tuple[int, float]], sizes: Sequence[int]) -> float:
+    """Seconds that a call of the next size will take, where the last two tell: else 0."""
+    if len(found) < 2 or len(found) == len(sizes):
+        return 0.0
+    (few, less), (many, more) = found[-2:]
+    return more * sizes[len(found)] / many if more / less >= PROPORTIONAL * many / few else 0.0
 
 
 def example_rows(live: Live, most: int) -> Rows:

@@ -36,6 +36,9 @@ PATIENCE = 1800.0
 # The nice value of threads that yield. Not more: they hold the interpreter's lock now and then, and those who wait for
 # it wait all the longer the less they run.
 YIELDING = 5
+# Seconds that are spent on measuring what calls cost, and of one such call: who shares its core waits that long.
+MEASURING = 0.3
+LONGEST = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,9 @@ async def _load(wanted: Wanted, spare: int | None) -> Loaded:
     runtime = package.manifest.runtime
     alone = runtime.name == "onnx" and runtime.threads == 1 and package.manifest.transform is None
     live = await on_thread(partial(Live.open, package), yielding=alone)
-    profile, example, failure = await on_thread(lambda: (measure(live), *tried(live)), yielding=True)
+    profile, example, failure = await on_thread(
+        lambda: (measure(live, budget=MEASURING, longest=LONGEST), *tried(live)), yielding=True
+    )
     memory = max(_estimate(package), _resident() - before)
     _check(wanted, memory, spare, "loaded it takes")
     return Loaded(live, profile, example, failure, memory, monotonic() - began)
