@@ -59,7 +59,7 @@ def main() -> int:
         (asked.out / "limits.json").write_bytes(msgspec.json.format(msgspec.json.encode(limits), indent=1))
         return int(bool(limits.failures))
     if asked.parts == ["swap"]:
-        swapped = swap.run(asked.out, seconds=asked.seconds or 60)
+        swapped = swap.run(asked.out, seconds=asked.seconds or 200)
         (asked.out / "swap.json").write_bytes(msgspec.json.format(msgspec.json.encode(swapped), indent=1))
         return int(bool(swapped.failures))
     asked.out.mkdir(parents=True, exist_ok=True)

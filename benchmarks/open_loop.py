@@ -45,7 +45,7 @@ class OpenLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 class Played(msgspec.Struct, frozen=True):
     """What became of planned requests, in the order of their ends: when each was planned, how long it took from then
-    on, and its status. `lags` are how late the client sent, in the order of sending. Seconds.
+    on, and its status. `lags` are how late the client sent, in the order of sending. Seconds. `asked` were planned.
     """
 
     planned: array[float]
@@ -53,6 +53,7 @@ class Played(msgspec.Struct, frozen=True):
     statuses: array[int]
     lags: array[float]
     elapsed: float
+    asked: int
 
 
 class Client:
@@ -75,26 +76,27 @@ class Client:
 
     def run(self, rate: float, seconds: float, seed: int) -> OpenLoad:
         """Send `rate` requests a second for `seconds`, at random moments that depend on `seed` alone."""
-        gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds) + 1)
-        planned = np.cumsum(gaps)
-        planned = planned[planned < seconds]
-        played = self.play(planned.tolist(), seconds + PATIENCE_S)
-        good = np.asarray(played.statuses) == 200
-        times = np.asarray(played.took)[good] * 1e6 if good.any() else np.array([np.nan])
-        answered = int(good.sum())
+        return self.told(rate, [self.play(poisson(rate, seconds, seed), seconds + PATIENCE_S)])
+
+    @staticmethod
+    def told(rate: float, runs: list[Played]) -> OpenLoad:
+        """Runs at one rate in one figure each."""
+        took = np.concatenate([np.asarray(one.took)[np.asarray(one.statuses) == 200] for one in runs])
+        lags = np.concatenate([np.asarray(one.lags) for one in runs])
+        times = took * 1e6 if len(took) else np.array([np.nan])
         p50, p90, p99, p999 = np.percentile(times, (50, 90, 99, 99.9)).tolist()
         return OpenLoad(
             rate=rate,
-            sent=len(played.lags),
-            answered=answered,
-            errors=len(planned) - answered,
-            per_second=answered / played.elapsed,
+            sent=len(lags),
+            answered=len(took),
+            errors=sum(one.asked for one in runs) - len(took),
+            per_second=len(took) / sum(one.elapsed for one in runs),
             p50=p50,
             p90=p90,
             p99=p99,
             p999=p999,
             max=float(times.max()),
-            lag=float(np.percentile(np.asarray(played.lags) * 1e6, 99)) if len(played.lags) else 0.0,
+            lag=float(np.percentile(lags * 1e6, 99)) if len(lags) else 0.0,
         )
 
     def play(self, planned: list[float], limit: float) -> Played:
@@ -147,7 +149,7 @@ class Client:
                 elif fd in free:
                     # The server has closed a connection that had been idle for long.
                     free.remove(fd)
-        return Played(ended, took, statuses, lags, perf_counter() - began)
+        return Played(ended, took, statuses, lags, perf_counter() - began, total)
 
     def _read(self, fd: int) -> bytes | None:
         """The status of a complete answer; None while it is incomplete; empty when the connection ended."""
@@ -172,6 +174,13 @@ class Client:
         for one in self._sockets.values():
             one.close()
         self._epoll.close()
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """Random moments of `seconds`, `rate` a second, the same for the same seed."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, int(rate * seconds * 1.2) + 50)
+    planned = np.cumsum(gaps)
+    return planned[planned < seconds].tolist()  # type: ignore[no-any-return]
 
 
 def main(port: str, path: str, bodies: str, rate: str, seconds: str, connections: str, seed: str) -> None:
