@@ -20,7 +20,7 @@ from tidemill.batch.engines.aws_batch.records import root_of
 from tidemill.batch.jobs.index import RunIndex, RunRecord, seen_now
 from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import STORES, parse_place
-from tidemill.batch.stage import HELD, REPLACED, SPREAD, open_stage, remove_stage, strange
+from tidemill.batch.stage import HELD, OUTPUT, REPLACED, open_stage, remove_stage, strange
 from tidemill.batch.targets.base import RUNS
 from tidemill.batch.targets.files import FileTarget
 from tidemill.errors import ConfigError, TidemillError
@@ -31,7 +31,7 @@ _DATABASES = ("postgresql", "postgres")
 _STAGE = re.compile(rf"\.(?P<output>.+)\.tidemill-(?P<run>{RUN_ID.strip('^')})", re.DOTALL)
 # What a stage holds from its first moment on; one whose removal was cut off holds nothing else.
 _INSIDE = frozenset(
-    {"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "notes", "spool", SPREAD, REPLACED}
+    {"lock", "plan.json", "manifest.json", "shards", "parts", "dead", "work", "notes", "spool", OUTPUT, REPLACED}
 )
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -47,10 +47,10 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def duration(text: str) -> timedelta:
-    """`90s`, `30m`, `12h`, `7d`, `2w`. Raises ConfigError."""
+    """The age that `--older-than` says: `90s`, `30m`, `12h`, `7d`, `2w`. Raises ConfigError."""
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text)
     if found is None:
-        raise ConfigError(f"{text!r}: expected a number and one of s, m, h, d, w, as 7d")
+        raise ConfigError(f"--older-than {text!r}: expected a number and one of s, m, h, d, w, as 7d")
     return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
 
 
