@@ -96,6 +96,14 @@ def test_tensors_of_ray_are_tensors_of_the_signature(tmp_path: Path) -> None:
     assert [row["y"] for row in found.take_all()] == [4.0, 4.0, 4.0]
 
 
+def test_rows_of_pandas_are_rows_too(package: Path) -> None:
+    import ray.data
+
+    found = taken(score(ray.data.from_pandas([rows().slice(i, 1000).to_pandas() for i in (0, 1000)]), package))
+    assert found.filter(pl.col("_status") == "ok")["id"].to_list() == [i for i in range(2000) if i not in BAD]
+    assert found["score"].drop_nulls().len() == 1998
+
+
 @pytest.mark.parametrize(
     ("change", "wishes", "message"),
     [

@@ -139,6 +139,8 @@ def test_a_worker_that_dies_or_hangs_changes_nothing(
         (lambda df: df, {"pass_through": ["nobody"]}, "pass_through: the table has no column 'nobody'"),
         (lambda df: df, {"select": ["nothing"]}, "select: the model has no output 'nothing'"),
         (lambda df: df.select("*", df.id), {}, "the table has 2 columns named 'id'; keep one"),
+        (lambda df: df.withColumnRenamed("label", "SCORE"), {}, "column 'SCORE' is, for Spark, the same as 'score'"),
+        (lambda df: df.withColumnRenamed("label", "_STATUS"), {}, "column '_STATUS' is, for Spark, the same as"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_runs(
@@ -163,6 +165,19 @@ def test_names_that_spark_reads_as_something_else(spark: SparkSession, package: 
         "my.label": "x", "score": 6.0, "_status": "ok", "_code": None, "_field": None, "_message": None,
     }  # fmt: skip
     assert score(df, package).columns[:5] == df.columns
+
+
+def test_times_are_passed_through_as_they_are(spark: SparkSession, package: Path) -> None:
+    df = spark.createDataFrame([(1.0, 2.0, 3.0)], "a float, b float, c float").selectExpr(
+        "*",
+        "timestamp'2026-03-29 02:30:00' as at",
+        "timestamp_ntz'2026-03-29 02:30:00' as local",
+        "date'2026-03-29' as day",
+        "named_struct('x', array(timestamp'1900-01-01 00:00:00')) as nested",
+    )
+    text = "cast(struct(at, local, day, nested) as string) as all"
+    [before], [after] = df.selectExpr(text).collect(), score(df, package).selectExpr(text).collect()
+    assert before == after
 
 
 WIDE = """

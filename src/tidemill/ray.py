@@ -62,4 +62,14 @@ def _arrow_schema(dataset: Dataset) -> pa.Schema:
     schema = dataset.schema()
     if schema is None:
         raise InputError("the dataset has no columns: it is empty, or Ray cannot tell them")
-    return pa.schema(list(zip(schema.names, schema.types, strict=True)))
+    return pa.schema([(name, _arrow_type(t)) for name, t in zip(schema.names, schema.types, strict=True)])
+
+
+def _arrow_type(type_: object) -> pa.DataType:
+    """Of a dataset of pandas, Ray tells NumPy's types; what those do not tell is known with the first batch only."""
+    if isinstance(type_, pa.DataType):
+        return type_
+    try:
+        return pa.from_numpy_dtype(type_)
+    except (TypeError, pa.ArrowException):
+        return pa.null()

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tidemill.batch.engines.spark_parcel import arrived, ship
 from tidemill.batch.frames import WHY, FrameScorer, Layout, lay_out, open_for_frames
 from tidemill.batch.parcel import Parcel
-from tidemill.errors import InputError, MissingExtra
+from tidemill.errors import ConfigError, InputError, MissingExtra
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -46,6 +46,7 @@ def score(
     live = open_for_frames(package)
     layout = lay_out(live, table, pass_through, select)
     answers = pa.schema([f.with_type(_sparkable(f.type)) for f in FrameScorer(live, layout).answers])
+    _check_names(df, [*layout.copied, *answers.names, *WHY.names], len(layout.copied))
     # Under names that mean nothing: Spark reads a dot in a name, for one, as something else.
     places = {f"c{i}": name for i, name in enumerate(df.columns) if name in {*layout.reads, *layout.copied}}
     taken = df.toDF(*(f"c{i}" for i in range(len(df.columns)))).select(*places)
@@ -91,9 +92,24 @@ def _arrow_schema(df: DataFrame) -> pa.Schema:
     except ImportError as error:
         raise MissingExtra(f"tidemill.spark (module {error.name})", "spark") from None
     try:
-        return to_arrow_schema(df.schema)
+        return to_arrow_schema(df.schema, timezone=df.sparkSession.conf.get("spark.sql.session.timeZone"))
     except PySparkException as error:
         raise InputError(f"Spark cannot hand this frame to Python as Arrow: {error}") from None
+
+
+def _check_names(df: DataFrame, names: Sequence[str], copied: int) -> None:
+    """Where Spark sees no case, nobody could ask for one of two columns. Raises ConfigError for a column of the frame
+    that has the name of one that is made.
+    """
+    if df.sparkSession.conf.get("spark.sql.caseSensitive") == "true":
+        return
+    made = {name.lower(): name for name in names[copied:]}
+    both = next((name for name in names[:copied] if name.lower() in made), None)
+    if both is not None:
+        raise ConfigError(
+            f"column {both!r} is, for Spark, the same as {made[both.lower()]!r}, which is made: leave it out of "
+            "pass_through, or rename it"
+        )
 
 
 def _frame_schema(df: DataFrame, layout: Layout, answers: pa.Schema) -> StructType:
