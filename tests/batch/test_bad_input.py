@@ -249,3 +249,83 @@ def test_a_json_key_of_many_kinds_harms_only_who_reads_it(package: Path, tmp_pat
     assert score(package, tmp_path / "in.jsonl", tmp_path / "good").read == 2
     with pytest.raises(ConfigError, match="pass-through column 't' is not in the input"):
         score(package, tmp_path / "in.jsonl", tmp_path / "out", ScoreOptions(pass_through=("t",)))
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.csv.gz"])
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("copied", [(), ("t",)])
+def test_a_csv_quote_that_is_not_closed_swallows_no_rows(
+    package: Path, tmp_path: Path, name: str, end: str, copied: tuple[str, ...]
+) -> None:
+    lines = csv_of(500, at=450, line='1,2,3,"x').rstrip("\n") + end
+    (tmp_path / name).write_bytes(gzip.compress(lines.encode()) if name.endswith(".gz") else lines.encode())
+    with pytest.raises(SourceError, match=f"{name}: a cell that begins with a double quote is not closed"):
+        score(package, tmp_path / name, tmp_path / "out", ScoreOptions(pass_through=copied))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("last", ['"closed"', '"a ""b"""', 'half 5"', "", '"\n"', '""'])
+def test_a_csv_may_end_in_any_cell(package: Path, tmp_path: Path, last: str, end: str) -> None:
+    (tmp_path / "in.csv").write_bytes(f'a,b,c,t\n1,2,3,"x"\n1,2,3,{last}{end}'.encode())
+    score(package, tmp_path / "in.csv", tmp_path / "out.parquet", ScoreOptions(pass_through=("t",)))
+    expected = {'"closed"': "closed", '"a ""b"""': 'a "b"', "": None, '"\n"': "\n", '""': ""}.get(last, last)
+    assert pq.read_table(tmp_path / "out.parquet")["t"].to_pylist() == ["x", expected]
+
+
+@pytest.mark.parametrize("text", ["a,b,c", "a,b,c\n", '"a",b,c', "a,b,c\r"])
+def test_a_csv_of_a_header_has_no_rows(package: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "in.csv").write_bytes(text.encode())
+    report = score(package, tmp_path / "in.csv", tmp_path / "out")
+    assert (report.read, report.state) == (0, "done")
+
+
+def test_a_csv_whose_lines_end_in_carriage_returns(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"a,b,c\r1,2,3\r4,5,6\r")
+    assert score(package, tmp_path / "in.csv", tmp_path / "out").read == 2
+
+
+def test_a_csv_of_another_encoding(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("a,b,c\n1,2,3\n".encode("utf-16"))
+    refused(package, tmp_path / "in.csv", tmp_path, SourceError, "in.csv: its line of column names is not UTF-8")
+
+
+def test_a_csv_row_that_is_too_long_is_told(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(csv_of(3, at=1, line="1,2,3," + "x" * (9 << 20)))
+    refused(package, tmp_path / "in.csv", tmp_path, SourceError, r"in.csv: a row after row 1 has more than 4 MiB")
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.jsonl.gz"])
+def test_a_line_without_end_is_not_held(
+    package: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidemill.batch.sources.text.LINE_BYTES", 8 << 20)
+    data = (b"" if name == "in.csv" else b'{"a":1,"b":2}\n' * 100_000) + b" " * (16 << 20)
+    (tmp_path / name).write_bytes(gzip.compress(data, 1) if name.endswith(".gz") else data)
+    refused(package, tmp_path / name, tmp_path, SourceError, f"{name}: a line has more than 8 MiB")
+
+
+def test_json_text_that_is_not_utf8_is_found_wherever_it_is(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"a":1,"b":2,"t":"x"}\n' * 70_000 + b'{"a":1,"b":2,"t":"\xff"}\n')
+    with pytest.raises(SourceError, match=r"in\.jsonl: row 70000: not JSON: .* UTF-8"):
+        score(package, tmp_path / "in.jsonl", tmp_path / "out", ScoreOptions(pass_through=("t",)))
+
+
+def test_a_json_key_twice_names_its_row(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b'{"a":1,"b":2}\n' * 70 + b'{"a":1,"b":2,"a":3}\n{"a":1,"b":2}\n')
+    refused(package, tmp_path / "in.jsonl", tmp_path, SourceError, r"in\.jsonl: row 70: .*specified twice")
+
+
+def test_json_integers_of_64_bits_stay_what_they_are(package: Path, tmp_path: Path) -> None:
+    ids = [2**64 - 1, None, 0, 2**63]
+    (tmp_path / "in.jsonl").write_bytes(jsonl([{"a": 1, "b": 2, "id": i} for i in ids]))
+    score(package, tmp_path / "in.jsonl", tmp_path / "out.parquet", ScoreOptions(pass_through=("id",)))
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == ids
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "arrow"])
+def test_every_column_is_one_of_any_file(package: Path, tmp_path: Path, suffix: str) -> None:
+    write(table(3).drop_columns(["label"]), tmp_path / "in" / f"0.{suffix}")
+    write(table(3), tmp_path / "in" / f"1.{suffix}")
+    with pytest.raises(SourceError, match=rf"0\.{suffix}: column 'label' is missing; it has id, a, b, c"):
+        score(package, tmp_path / "in", tmp_path / "out", ScoreOptions(pass_through=("*",)))

@@ -6,7 +6,9 @@ other is read in one go, because only reading it from its start tells which line
 
 from __future__ import annotations
 
+import io
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
@@ -45,9 +47,17 @@ class CsvSource:
     def read(self, file: Blob, piece: Piece, schema: pa.Schema, chunk_rows: int) -> Iterator[pa.RecordBatch]:
         name = file.name
         names = _header(file)
+        if piece.rows == 0:  # a header alone, which may not end its line
+            return
         first = piece.start == 0
         row = piece.first_row
-        parse = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1)
+        # Of a file without a quote, a range can end in no quoted cell.
+        end = _End(len(names)) if piece.rows is None else None
+        parse = pa_csv.ParseOptions(
+            newlines_in_values=True,
+            ignore_empty_lines=len(names) > 1,
+            invalid_row_handler=None if end is None else end.meet,
+        )
         convert = pa_csv.ConvertOptions(
             column_types=schema,
             include_columns=schema.names,
@@ -59,7 +69,8 @@ class CsvSource:
         reading = pa_csv.ReadOptions(use_threads=False, block_size=_BLOCK, column_names=None if first else names)
         with open_range(file, piece.start, piece.stop) as stream:
             try:
-                with pa_csv.open_csv(stream, reading, parse, convert) as reader:
+                ended = stream if end is None else pa.PythonFile(_Ended(stream, end.row), "r")
+                with pa_csv.open_csv(ended, reading, parse, convert) as reader:
                     for batch in reader:
                         for part in bounded(batch, chunk_rows):
                             yield part
@@ -68,12 +79,72 @@ class CsvSource:
                 if str(error) == "Empty CSV file":
                     return
                 raise _told(name, names, piece, first, row, error) from None
+        if end is not None and not end.met:
+            raise SourceError(
+                f"{name}: a cell that begins with a double quote is not closed: it holds the rest of the file; close "
+                "it, or double a quote that is text and put quotes around its cell"
+            )
+
+
+class _End:
+    """A row that is put after the last one, and that the parser meets unless it is inside quotes then: PyArrow takes
+    the end of a file for the end of a cell, and all rows from an open quote on for its text.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._text = secrets.token_hex(16) + "," * columns
+        self.met = False
+
+    @property
+    def row(self) -> bytes:
+        return self._text.encode() + b"\n"
+
+    def meet(self, row: pa_csv.InvalidRow) -> str:
+        """Skips it; any other row with too many cells, or too few, is an error."""
+        if row.text != self._text:
+            return "error"
+        self.met = True
+        return "skip"
+
+
+class _Ended(io.RawIOBase):
+    """A stream with a line at its end. Only its last block is short: PyArrow wants a whole header in the first one."""
+
+    def __init__(self, stream: pa.NativeFile, line: bytes) -> None:
+        self._stream, self._line = stream, line
+        self._last = b"\n"
+        self._over = False
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data = bytearray()
+        while len(data) < size and (block := self._next(size - len(data))):
+            data += block
+        return bytes(data)
+
+    def _next(self, size: int) -> bytes:
+        block: bytes = b"" if self._over else self._stream.read(size)
+        if block:
+            self._last = block[-1:]
+            return block
+        if not self._over:
+            self._over = True
+            self._line = self._line if self._last in b"\r\n" else b"\n" + self._line
+        block, self._line = self._line[:size], self._line[size:]
+        return block
 
 
 def _told(name: str, names: list[str], piece: Piece, first: bool, row: int, error: Exception) -> SourceError:
     """Arrow's message with the row of the file, counted from 0 after the header, and the column by its name."""
     text = str(error)
     at = _ROW.search(text)
+    if "straddling" in text:
+        return SourceError(
+            f"{name}: a row after row {row} has more than {_BLOCK >> 20} MiB; if it has not, a double quote before it "
+            "is not closed"
+        )
     if at is None:
         return unreadable(name, row, error)
     found = piece.first_row + int(at[1]) - (2 if first else 1)
@@ -89,12 +160,15 @@ def _header(file: Blob) -> list[str]:
     if not text.strip():
         raise SourceError(f"{name}: is empty; a CSV file begins with a line of column names")
     try:
-        options = pa_csv.ReadOptions(use_threads=False, block_size=max(len(text), 1))
+        record = _first_record(text)
+        options = pa_csv.ReadOptions(use_threads=False, block_size=len(record))
         everything = pa_csv.ConvertOptions(column_types={}, null_values=[])
         with pa_csv.open_csv(
-            pa.BufferReader(_first_record(text)), options, pa_csv.ParseOptions(newlines_in_values=True), everything
+            pa.BufferReader(record), options, pa_csv.ParseOptions(newlines_in_values=True), everything
         ) as reader:
             names: list[str] = reader.schema.names
+    except UnicodeDecodeError:
+        raise SourceError(f"{name}: its line of column names is not UTF-8; convert the file") from None
     except pa.ArrowException as error:
         raise SourceError(f"{name}: its line of column names cannot be read: {error}") from None
     unique(names, name)
@@ -107,7 +181,7 @@ def _first_record(text: bytes) -> bytes:
     while True:
         end = text.find(b"\n", end + 1)
         if end < 0:
-            return text
+            return text + b"\n"
         if text.count(b'"', 0, end) % 2 == 0:
             return text[: end + 1]
 

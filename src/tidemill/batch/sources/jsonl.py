@@ -14,8 +14,8 @@ import pyarrow.json as pa_json
 from tidemill.batch.blobs import Blob
 from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Examined, Piece, Unit, bounded, unreadable
-from tidemill.batch.sources.text import WHOLE, head, open_range, scan_lines
-from tidemill.errors import SourceError
+from tidemill.batch.sources.text import WHOLE, check_line, head, open_range, scan_lines
+from tidemill.errors import SourceError, first_line
 
 __all__ = ["JsonlSource"]
 
@@ -40,7 +40,7 @@ class JsonlSource:
         name = file.name
         row = piece.first_row
         with open_range(file, piece.start, piece.stop) as stream:
-            rest = b""
+            rest = bytearray()
             while True:
                 try:
                     block = stream.read(_BLOCK)
@@ -49,11 +49,13 @@ class JsonlSource:
                 cut = block.rfind(b"\n") + 1 if block else 0
                 if block and not cut:
                     rest += block
+                    check_line(len(rest), name)
                     continue
-                lines, rest = rest + block[:cut], block[cut:]
+                rest += block[:cut]
+                lines, rest = bytes(rest), bytearray(block[cut:])
                 if lines.strip():
                     table = _parse(lines, schema, name, row)
-                    for batch in table.select(schema.names).combine_chunks().to_batches():
+                    for batch in table.combine_chunks().to_batches():
                         for part in bounded(batch, chunk_rows):
                             yield part
                             row += part.num_rows
@@ -87,6 +89,8 @@ def _object(line: bytes, name: str, row: int) -> dict[str, object]:
 
 
 def _inferred(values: list[object]) -> pa.DataType | None:
+    if any(type(v) is int and v >= 1 << 63 for v in values) and all(type(v) is int and v >= 0 for v in values if v):
+        return pa.uint64()  # a double would keep no such number as it is
     data = b"".join(orjson.dumps({"v": v}) + b"\n" for v in values)
     try:
         options = pa_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
@@ -98,37 +102,49 @@ def _inferred(values: list[object]) -> pa.DataType | None:
 def _parse(lines: bytes, schema: pa.Schema, name: str, row: int) -> pa.Table:
     """Whole lines as a table with one row a line."""
     try:
-        table = pa_json.read_json(
-            pa.BufferReader(lines),
-            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-            parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
+        return _table(lines, schema)
     except (pa.ArrowException, OSError) as error:
         raise _first_bad(lines, schema, name, row) or unreadable(name, row, error) from None
-    expected = lines.count(b"\n") + (not lines.endswith(b"\n"))
-    if table.num_rows != expected:
+
+
+def _table(lines: bytes, schema: pa.Schema) -> pa.Table:
+    """Raises ArrowException for lines that are not one object each, and for values that do not fit."""
+    table = pa_json.read_json(
+        pa.BufferReader(lines),
+        read_options=pa_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+    ).select(schema.names)
+    table.validate(full=True)  # text is taken as it is, UTF-8 or not
+    if table.num_rows != lines.count(b"\n") + (not lines.endswith(b"\n")):
         expected = sum(1 for line in lines.split(b"\n") if line.strip())
         if table.num_rows != expected:
-            raise _first_bad(lines, schema, name, row) or SourceError(
-                f"{name}: {expected} lines from row {row} on hold {table.num_rows} objects; expected one a line"
-            )
+            raise pa.ArrowInvalid(f"{expected} lines hold {table.num_rows} objects; expected one a line")
     return table
 
 
 def _first_bad(lines: bytes, schema: pa.Schema, name: str, row: int) -> SourceError | None:
-    """Once a block has failed: the first line at fault, by reading line by line."""
-    for line in lines.split(b"\n"):
-        if not line.strip():
-            continue
+    """Once a block has failed: the first line at fault, by halving. None where each half can be read by itself."""
+    rows = [line for line in lines.split(b"\n") if line.strip()]
+    while len(rows) > 1:
+        half = len(rows) // 2
         try:
-            found = _object(line, name, row)
-        except SourceError as error:
-            return error
-        for field in schema:
-            if field.name in found and not _fits(found[field.name], field):
-                shown = orjson.dumps(found[field.name]).decode()[:60]
-                return SourceError(f"{name}: row {row}, column {field.name!r}: {shown} cannot become {field.type}")
-        row += 1
+            _table(b"\n".join(rows[:half]), schema)
+        except (pa.ArrowException, OSError):
+            rows = rows[:half]
+        else:
+            rows, row = rows[half:], row + half
+    try:
+        found = _object(rows[0], name, row)
+    except SourceError as error:
+        return error
+    for field in schema:
+        if field.name in found and not _fits(found[field.name], field):
+            shown = orjson.dumps(found[field.name]).decode()[:60]
+            return SourceError(f"{name}: row {row}, column {field.name!r}: {shown} cannot become {field.type}")
+    try:
+        _table(rows[0], schema)
+    except (pa.ArrowException, OSError) as error:
+        return SourceError(f"{name}: row {row}: {first_line(error)}")
     return None
 
 

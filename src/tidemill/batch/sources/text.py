@@ -12,17 +12,20 @@ from tidemill.batch.places import compression
 from tidemill.batch.sources.base import Unit
 from tidemill.errors import SourceError, first_line
 
-__all__ = ["Scan", "head", "open_range", "scan_lines"]
+__all__ = ["Scan", "check_line", "head", "open_range", "scan_lines"]
 
 _BLOCK = 4 << 20
 UNIT_BYTES = 32 << 20
+LINE_BYTES = 256 << 20
 # A compressed file has no end in its own bytes: the largest range stands for all of it.
 WHOLE = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Ranges of whole lines, with the lines in each; `quoted` and `blank` tell what makes lines differ from rows."""
+    """Ranges of whole lines, with the lines in each. `quoted` (there are quotes, or carriage returns that end lines by
+    themselves) and `blank` tell what makes lines differ from rows.
+    """
 
     units: list[Unit]
     quoted: bool
@@ -45,16 +48,23 @@ def head(file: Blob, nbytes: int) -> bytes:
     """The first whole lines of a file, about `nbytes` of them; more where one line is longer."""
     try:
         with open_range(file, 0, WHOLE) as stream:
-            data: bytes = stream.read(nbytes)
-            while True:
-                more = stream.read(nbytes)
-                if not more:
-                    return data
-                if b"\n" in data:
-                    return data[: data.rindex(b"\n") + 1]
+            data = bytearray(stream.read(nbytes))
+            ended = b"\n" in data
+            while more := stream.read(nbytes):
+                if ended:
+                    return bytes(data[: data.rindex(b"\n") + 1])
+                ended = b"\n" in more
                 data += more
+                check_line(len(data), file.name)
+            return bytes(data)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{file.name}: cannot be read: {first_line(error)}") from None
+
+
+def check_line(nbytes: int, name: str) -> None:
+    """Raises SourceError for a line that is longer than a row may be: it would be held whole."""
+    if nbytes > LINE_BYTES:
+        raise SourceError(f"{name}: a line has more than {LINE_BYTES >> 20} MiB; expected a row a line")
 
 
 def scan_lines(file: Blob) -> Scan:
@@ -64,8 +74,8 @@ def scan_lines(file: Blob) -> Scan:
     quoted = blank = False
     last = b"\n"
     for block in _blocks(file):
-        quoted = quoted or b'"' in block
         seam = last + block
+        quoted = quoted or b'"' in block or seam.count(b"\r") > seam.count(b"\r\n") + seam.endswith(b"\r")
         blank = blank or b"\n\n" in seam or b"\n\r\n" in seam or b"\r\n\r\n" in seam
         last = block[-2:]
         cut = block.rfind(b"\n") + 1
@@ -80,7 +90,7 @@ def scan_lines(file: Blob) -> Scan:
     if position > start:
         lines += not last.endswith(b"\n")
         units.append(Unit(start, position, row, lines, position - start))
-    return Scan(units or [Unit(0, 0, 0, 0, 0)], quoted, blank)
+    return Scan(units or [Unit(0, 0, 0, 0, 0)], quoted or last.endswith(b"\r"), blank)
 
 
 def _blocks(file: Blob) -> Iterator[bytes]:
