@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from tests.batch.hurt.support import interrupted
 from tests.batch.support import answers, read_output, table, write
 from tidemill.batch import ScoreOptions, score
 from tidemill.batch.job import Job
@@ -21,18 +22,12 @@ from tidemill.batch.jobs.decide import publish_run
 from tidemill.batch.jobs.gate import Gate
 from tidemill.batch.jobs.index import RunIndex
 from tidemill.batch.jobs.recall import recall
-from tidemill.batch.ledger import Sealed
-from tidemill.batch.stage import LocalStage
 from tidemill.errors import Held, RunError
 
 ROWS = 4000
 BAD = [5, 1005, 2005, 3005]
 OPTIONS = ScoreOptions(run_id="r1", pass_through=("id",), select=("score",), workers=1, chunk_rows=250)
 SINKS = ["out", "out.csv", "parquet:out?file_size=1MB", "sqlite:out.db?table=scores"]
-
-
-class Cut(BaseException):
-    """What kill -9 is to the code that it ends."""
 
 
 def rows(start: int = 0) -> pa.Table:
@@ -53,22 +48,6 @@ def source(place: Path, kind: str, start: int = 0) -> str:
         )
     connection.close()
     return f"sqlite:{place}/in.db?table=t"
-
-
-def interrupted(package: Path, given: str, sink: str, sealed: int = 3) -> None:
-    """A run that is cut off when it is to seal one more than these shards."""
-    mark, left = LocalStage.mark, [sealed]
-
-    def dying(stage: LocalStage, marker: Sealed) -> Sealed:
-        if not left[0]:
-            raise Cut
-        left[0] -= 1
-        return mark(stage, marker)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LocalStage, "mark", dying)
-        with pytest.raises(Cut):
-            score(package, given, sink, OPTIONS)
 
 
 def stage(place: Path, sink: str) -> Path:
@@ -149,7 +128,7 @@ def test_damaged_between_crash_and_resume(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tidemill.batch.spool._FILE_ROWS", 1000)
     given = source(tmp_path, kind)
-    interrupted(package, given, sink, 3 if kind == "file" else 0)
+    interrupted(package, given, sink, OPTIONS, 3 if kind == "file" else 0)
     [hurt] = stage(tmp_path, sink).glob(f"{file}*")
     damage(hurt)
     # A plan that is gone takes what was sealed along.
@@ -180,7 +159,7 @@ def test_a_plan_that_is_gone_and_another_input_are_not_mixed(
 ) -> None:
     """As many rows, and other ones: nothing but the plan could have told."""
     monkeypatch.chdir(tmp_path)
-    interrupted(package, source(tmp_path, kind), sink, 3 if kind == "file" else 0)
+    interrupted(package, source(tmp_path, kind), sink, OPTIONS, 3 if kind == "file" else 0)
     (stage(tmp_path, sink) / "plan.json").unlink()
     report = score(package, source(tmp_path, kind, 50_000), sink, OPTIONS)
     assert (report.state, report.resumed_shards, report.read) == ("done", 0, ROWS)
