@@ -16,11 +16,11 @@ from tidemill.model.signature import Output
 from tidemill.prediction.live import Live
 from tidemill.prediction.profile import measure
 
-__all__ = ["settled"]
+__all__ = ["CALL_BYTES", "CALL_ROWS", "settled"]
 
 # Small calls stay in the cache: for most models about a thousand rows beat sixteen thousand.
-_USUAL_ROWS = 1024
-_CALL_BYTES = 8 << 20
+CALL_ROWS = 1024
+CALL_BYTES = 8 << 20
 # Measuring costs a fraction of a second, which a small input never earns back.
 _WORTH_MEASURING = 256 << 20
 _SECONDS = 0.3
@@ -39,8 +39,8 @@ def settled(live: Live, plan: Plan) -> Plan:
         large = sum(f.snapshot.size for f in plan.files) >= _WORTH_MEASURING
         # A model that may end its process is asked for nothing here but what it has answered before.
         safe = live.runtime.releases_gil or live.package.manifest.samples is not None
-        best = measure(live, budget=_SECONDS).best_rows if large and safe and live.divisible else _USUAL_ROWS
-        call = max(1, min(best, _CALL_BYTES // max(out, _question_bytes(live, plan))))
+        best = measure(live, budget=_SECONDS).best_rows if large and safe and live.divisible else CALL_ROWS
+        call = max(1, min(best, CALL_BYTES // max(out, _question_bytes(live, plan))))
     chunk = max(1, min(plan.job.chunk_rows, CHUNK_BYTES // out))
     return msgspec.structs.replace(plan, chunk_rows=chunk, call_rows=call)
 

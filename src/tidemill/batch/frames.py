@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from tidemill.batch.calls import CALL_BYTES, CALL_ROWS
 from tidemill.batch.columns import model_columns
 from tidemill.batch.options import ScoreOptions
 from tidemill.batch.workers.transient import again
@@ -22,11 +23,6 @@ __all__ = ["WHY", "FrameScorer", "Layout", "lay_out", "open_for_frames"]
 WHY = pa.schema([(name, pa.string()) for name in ("_status", "_code", "_field", "_message")])
 
 
-# Small calls stay in the cache, and how an engine cuts its batches changes nothing.
-_CALL_ROWS = 1024
-_CALL_BYTES = 8 << 20
-
-
 def open_for_frames(package: str | os.PathLike[str]) -> Live:
     """A package to score frames with. Raises PackageError and its kinds where it cannot be loaded, ConfigError where
     its answers would depend on how an engine cuts its batches.
@@ -37,8 +33,9 @@ def open_for_frames(package: str | os.PathLike[str]) -> Live:
             f"{opened.name}: its rows depend on each other, and engines cut batches as they like; score files with "
             "`tidemill score`, whose cuts are planned"
         )
-    rows = _CALL_BYTES // sum(i.row_bytes for i in opened.manifest.inputs)
-    return Live.open(opened, call_rows=max(1, min(_CALL_ROWS, rows)))
+    # The same calls however an engine cuts its batches.
+    rows = CALL_BYTES // sum(i.row_bytes for i in opened.manifest.inputs)
+    return Live.open(opened, call_rows=max(1, min(CALL_ROWS, rows)))
 
 
 @dataclass(frozen=True, slots=True)

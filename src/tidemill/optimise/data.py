@@ -9,15 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tidemill.batch.calls import CALL_ROWS
 from tidemill.errors import ConfigError, InputError, listing
 from tidemill.packaging.table import LikeTable, read_like, table_batches
 from tidemill.prediction.live import Live
 from tidemill.rows import Array, Rows
 
-__all__ = ["CALL_ROWS", "Evaluation", "answers", "read_evaluation"]
+__all__ = ["Evaluation", "answers", "read_evaluation"]
 
-# As a batch run calls a model, unless it is told otherwise.
-CALL_ROWS = 1024
 _MOST = 200_000
 _CALIBRATION = 1024
 _LEAST = 50

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tidemill.optimise.data import CALL_ROWS
+from tidemill.batch.calls import CALL_ROWS
 from tidemill.optimise.options import Spread
 from tidemill.prediction.live import Live
 from tidemill.rows import Rows

@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from tidemill.batch.calls import CALL_ROWS
 from tidemill.errors import ConfigError, NothingGained, PackageError, TidemillError
 from tidemill.model.manifest import Figures, Optimised
 from tidemill.model.package import Package, open_package
 from tidemill.optimise import cpu
 from tidemill.optimise.candidates import candidates
-from tidemill.optimise.data import CALL_ROWS, Evaluation, answers, read_evaluation
+from tidemill.optimise.data import Evaluation, answers, read_evaluation
 from tidemill.optimise.judge import best_of, gains_and_losses, verdict, why_slow
 from tidemill.optimise.measure import ROUNDS, Timing, noise, ratio, time_all
 from tidemill.optimise.metrics import Metric, metric_for
