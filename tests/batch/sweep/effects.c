@@ -2,7 +2,8 @@
  *
  * Loaded by LD_PRELOAD. Counting begins with rmdir("/effects begin"), or at once with EFFECTS_AT_ONCE=1. EFFECTS names
  * a file that gets a line for each effect; EFFECTS_KILL=N sends the process SIGKILL, or the signal of the number
- * EFFECTS_SIGNAL, before the Nth effect (from 1), or right after it with EFFECTS_AFTER=1.
+ * EFFECTS_SIGNAL, before the Nth effect (from 1), or right after it with EFFECTS_AFTER=1. With EFFECTS_MATCH only effects
+ * count whose name and object, "rename /a/b", contain it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,6 +39,12 @@ static int fatal(int n) {
 /* The number of this effect; 0 before counting has begun. */
 static int before(const char *name, const char *what) {
   if (!atomic_load(&begun)) return 0;
+  const char *match = getenv("EFFECTS_MATCH");
+  if (match) {
+    char line[512];
+    snprintf(line, sizeof line, "%s %s", name, what ? what : "");
+    if (!strstr(line, match)) return 0;
+  }
   int n = atomic_fetch_add(&count, 1) + 1;
   const char *log = getenv("EFFECTS");
   if (log) {
