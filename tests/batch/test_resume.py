@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -117,6 +118,37 @@ def test_another_job_is_refused(
         score(package, tmp_path / "in.parquet", tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
     assert score(package, tmp_path / "in.parquet", tmp_path / "out", OPTIONS).state == "done"
+
+
+def test_a_stage_is_of_one_run(package: Path, tmp_path: Path, cut_off: Path) -> None:
+    """Else the rows would be published by the name of the first, and those of a repeat of the second twice."""
+    options = msgspec.structs.replace(OPTIONS, run_id="r2", stage=str(cut_off))
+    with pytest.raises(RunError, match="run r2 cannot go on: its stage is that of run r1"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out", options)
+    assert score(package, tmp_path / "in.parquet", tmp_path / "out", OPTIONS).state == "done"
+
+
+@pytest.mark.parametrize("change", [{"chunk_rows": 0}, {"call_rows": -1}, {"format": 2}, {"more": 1}])
+def test_a_plan_that_was_tampered_with_is_refused(
+    package: Path, tmp_path: Path, cut_off: Path, change: dict[str, int]
+) -> None:
+    plan = cut_off / "plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_bytes()) | change))
+    with pytest.raises(RunError, match=r"plan\.json: cannot be understood .* use another run id"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_marker_of_a_file_that_the_run_has_not_publishes_nothing(
+    package: Path, tmp_path: Path, cut_off: Path
+) -> None:
+    marker = cut_off / "shards" / "00000.json"
+    told = json.loads(marker.read_bytes())
+    told["pieces"][0]["file"] = 9
+    marker.write_text(json.dumps(told))
+    with pytest.raises(RunError, match="shard 0: its marker tells of a file that the run has not"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_workers_are_the_same_job(package: Path, tmp_path: Path, cut_off: Path) -> None:
@@ -341,3 +373,26 @@ def test_without_a_run_id_one_is_made(package: Path, tmp_path: Path) -> None:
     write(table(10), tmp_path / "in.parquet")
     ids = {score(package, tmp_path / "in.parquet", tmp_path / f"o{i}").run_id for i in range(3)}
     assert len(ids) == 3
+
+
+def test_a_part_that_comes_late_is_not_published(package: Path, tmp_path: Path, small_shards: None) -> None:
+    """An attempt that lost, on a machine that nobody hears of any more, moves its part to the others at any moment."""
+    parts, over = tmp_path / ".out.tidemill-r1" / "parts", threading.Event()
+
+    def come_late() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            (tmp_path / "late").write_bytes(b"late")
+            with suppress(FileNotFoundError):
+                os.rename(tmp_path / "late", parts / f"part-00001-{number:08x}.parquet")
+
+    late = threading.Thread(target=come_late)
+    late.start()
+    try:
+        score(package, write(table(5000), tmp_path / "in.parquet"), tmp_path / "out", OPTIONS)
+    finally:
+        over.set()
+        late.join()
+    named = json.loads((tmp_path / "out/_tidemill/manifest.json").read_text())["parts"]
+    assert {p.name for p in (tmp_path / "out").glob("*.parquet")} == {p["name"] for p in named}

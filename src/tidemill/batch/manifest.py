@@ -121,6 +121,10 @@ def checked_manifest(
     with ThreadPoolExecutor(_COUNTED, "tidemill-count") as pool:
         counts = list(pool.map(counted, sealed))
     for marker, (rows, letters) in zip(sealed, counts, strict=True):
+        if not all(0 <= piece.file < len(plan.files) for piece in marker.pieces):
+            raise RunError(
+                f"shard {marker.shard}: its marker tells of a file that the run has not; nothing is published"
+            )
         for piece in marker.pieces:
             read[piece.file] += piece.read
             dead[piece.file] += piece.dead

@@ -27,7 +27,7 @@ from tidemill.batch.columns import (
 )
 from tidemill.batch.dead import DEAD_COLUMNS, dead_schema
 from tidemill.batch.inputs import Found, Origin
-from tidemill.batch.options import ScoreOptions
+from tidemill.batch.options import Positive, ScoreOptions
 from tidemill.batch.places import InputFile, SinkPlace, SourceFormat
 from tidemill.batch.sinks import sink
 from tidemill.batch.snapshot import Snapshot
@@ -117,8 +117,8 @@ class Plan(Config, frozen=True, kw_only=True):
     read: bytes
     copied: tuple[str, ...]
     shards: tuple[Shard, ...]
-    chunk_rows: int | None = None
-    call_rows: int | None = None
+    chunk_rows: Positive | None = None
+    call_rows: Positive | None = None
 
     @property
     def read_schema(self) -> pa.Schema:
@@ -245,6 +245,8 @@ def job_differences(old: Plan, job: PlannedJob, package: PackageId) -> list[str]
 def differences(old: Plan, new: Plan) -> list[str]:
     """What makes `new` another run than `old`, each in a few words; empty where one can go on with the other."""
     found = job_differences(old, new.job, new.package)
+    if old.run_id != new.run_id:
+        found.insert(0, f"its stage is that of run {old.run_id}")
     if old.origin != new.origin:
         found.append(f"the input was {_told(old.origin)}, is {_told(new.origin)}")
     before, after = {f.name: f for f in old.files}, {f.name: f for f in new.files}
