@@ -3,10 +3,10 @@
 plan.json    what the run is
 notes/       how far workers on other machines say they are; means nothing to a resume
 shards/      a marker for each sealed shard: its counts, and the checksums of what holds its rows
-parts/       sealed parts; becomes the output when that is a directory
+parts/       sealed parts
 dead/        sealed dead letters
 spool/       a copy of an input that cannot be read in place
-output/      rows by partition, where a directory is laid out so; becomes the output
+output/      what becomes the output, when that is a directory: rows by partition, or the parts under second names
 replaced/    the old output, where no file system exchanges it for the new one in one step
 work/        what is being written; means nothing to a resume
 held.json    the run is complete, and waits for somebody's decision
@@ -39,8 +39,8 @@ from tidemill.errors import ConfigError, RunError
 
 __all__ = [
     "HELD",
+    "OUTPUT",
     "REPLACED",
-    "SPREAD",
     "Kind",
     "LocalStage",
     "Stage",
@@ -53,9 +53,9 @@ __all__ = [
 Kind = Literal["parts", "dead"]
 HELD = "held.json"
 REPLACED = "replaced"
-SPREAD = "output"
+OUTPUT = "output"
 _FILES = ("plan.json", "manifest.json", HELD)
-_DIRECTORIES = ("shards", "parts", "dead", "work", "notes", "spool", SPREAD, REPLACED)
+_DIRECTORIES = ("shards", "parts", "dead", "work", "notes", "spool", OUTPUT, REPLACED)
 _OWN = frozenset({"lock", *_FILES, *(f"{name}.new" for name in _FILES), *_DIRECTORIES})
 # Out of the way, to be removed.
 _ASIDE = re.compile(r"work-[0-9a-f]{8}\Z")
@@ -330,7 +330,7 @@ class LocalStage:
         remove_stage(self.path)
 
     def remove_unused(self) -> None:
-        for name in ("shards", "dead", "spool", SPREAD, REPLACED):
+        for name in ("shards", "dead", "spool", OUTPUT, REPLACED):
             if (self.path / name).is_dir() and any((self.path / name).iterdir()):
                 return
         self.remove()

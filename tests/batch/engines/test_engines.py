@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -10,17 +11,21 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import psycopg
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from tests.batch.databases.server import Server
 from tests.batch.support import child, make_package, table, write
 from tests.clusters import JVM, ONCE
+from tests.packages import make
 from tidemill.batch import Progress, ScoreOptions, score
 from tidemill.batch.engines.options import EngineOptions
 from tidemill.batch.options import RunReport
 from tidemill.errors import BudgetExceeded, SourceError
 from tidemill.model.package import open_package
+from tidemill.model.signature import Output
 
 # The first test waits for its cluster.
 pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.timeout(300)]
@@ -129,36 +134,80 @@ def test_progress_is_told_while_a_shard_goes_on(engine: EngineOptions, tmp_path:
 
 
 POISON = """
-import os
+import os, time
+import numpy as np
 
 class Model:
     inputs = {"x": ("FP32", [-1, 3])}
     outputs = {"y": ("FP32", [-1])}
 
     def predict(self, rows):
-        x = rows["x"]
-        if (x[:, 2] == 77).any():
+        c, eaten = rows["x"][:, 2], []
+        if (c == 77).any():
             os._exit(9)
-        return {"y": x.sum(axis=1)}
+        if (c == 78).any():
+            time.sleep(3600)
+        while (c == 79).any():
+            eaten.append(np.ones(2 << 20))
+            time.sleep(0.001)
+        return {"y": rows["x"].sum(axis=1)}
 """
 
 
-@pytest.mark.usefixtures("small_shards")
-def test_a_row_that_ends_its_process_is_a_dead_letter(engine: EngineOptions, source: Path, tmp_path: Path) -> None:
-    from tests.packages import make
-    from tidemill.model.signature import Output
+@pytest.fixture(scope="module")
+def poison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose process ends, never answers, or eats all memory, as the rows say."""
+    directory = tmp_path_factory.mktemp("poison")
+    signature = open_package(make_package(directory / "sums")).manifest.inputs
+    return make(directory / "poison", "python", POISON, signature, [Output(name="y", datatype="FP32")]).directory
 
-    signature = open_package(make_package(tmp_path / "sums")).manifest.inputs
-    package = make(tmp_path / "poison", "python", POISON, signature, [Output(name="y", datatype="FP32")]).directory
-    one_shard = write(pl.read_parquet(source / "1.parquet").slice(1000, 1000).to_arrow(), tmp_path / "in.parquet")
-    found = {}
-    for name, one in (("local", EngineOptions()), ("other", engine)):
-        report = score(package, one_shard, tmp_path / name, ScoreOptions(pass_through=("id",), engine=one))
-        assert report.errors == {"below_minimum": 1, "worker_died": 1}
-        found[name] = scored(tmp_path / name)
-    assert found["other"][0].equals(found["local"][0])
-    assert found["other"][1].drop("_message", "_problems").equals(found["local"][1].drop("_message", "_problems"))
-    assert 5_500 in found["other"][1]["id"].to_list()
+
+LIMITS = ScoreOptions(pass_through=("id",), chunk_rows=16, call_rows=4, call_timeout=3.0, worker_memory=400 << 20)
+
+
+@pytest.fixture(scope="module")
+def survived(poison: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
+    """Rows with one of each kind among them, and the local engine's output and dead letters."""
+    directory = tmp_path_factory.mktemp("survived")
+    rows = table(40)
+    c = [{5: 77.0, 18: 78.0, 33: 79.0}.get(i, v) for i, v in enumerate(rows["c"].to_pylist())]
+    source = write(rows.set_column(3, "c", pa.array(c, pa.float32())), directory / "in.parquet")
+    score(poison, source, directory / "out", LIMITS)
+    return source, *scored(directory / "out")
+
+
+def test_rows_that_end_their_process_never_return_or_eat_its_memory_are_dead_letters(
+    engine: EngineOptions, poison: Path, survived: tuple[Path, pl.DataFrame, pl.DataFrame], tmp_path: Path
+) -> None:
+    """In a worker as on one machine, and their neighbours are answered."""
+    source, rows, dead = survived
+    report = score(poison, source, tmp_path / "out", msgspec.structs.replace(LIMITS, engine=engine))
+    assert report.errors == {"worker_died": 1, "timeout": 1, "out_of_memory": 1}
+    assert report.worker_deaths >= 3
+    found = scored(tmp_path / "out")
+    assert found[0].equals(rows)
+    assert found[1].select("id", "_code").equals(dead.select("id", "_code"))
+    assert found[1]["id"].to_list() == [5, 18, 33]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shard_that_cannot_be_read_is_set_aside_where_the_job_says_so(
+    engine: EngineOptions, package: Path, source: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "in.parquet"
+    shutil.copyfile(source / "1.parquet", broken)
+    place = pq.read_metadata(broken).row_group(2).column(0)
+    with open(broken, "r+b") as file:
+        file.seek(place.dictionary_page_offset or place.data_page_offset)
+        file.write(b"\xff" * 32)
+    options = ScoreOptions(pass_through=("id",), shard_tries=2, on_poisoned_shard="quarantine")
+    whole = score(package, broken, tmp_path / "local", options)
+    assert whole.quarantined_shards == 1
+    report = score(package, broken, tmp_path / "out", msgspec.structs.replace(options, engine=engine))
+    assert (report.errors, report.quarantined_shards) == (whole.errors, 1)
+    assert scored(tmp_path / "out")[0].equals(scored(tmp_path / "local")[0])
+    manifest = msgspec.json.decode((tmp_path / "out/_tidemill/manifest.json").read_bytes())
+    assert manifest["attempts"]["2"] >= 2
 
 
 @pytest.mark.usefixtures("small_shards")

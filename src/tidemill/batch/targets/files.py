@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.sinks import sink
 from tidemill.batch.sinks.arrow import read_arrow_stamp
 from tidemill.batch.sinks.parquet import read_stamp
-from tidemill.batch.stage import REPLACED, LocalStage, Stage
+from tidemill.batch.stage import OUTPUT, REPLACED, LocalStage, Stage
 from tidemill.batch.targets.assembly import Assembly
 from tidemill.batch.targets.base import Guarantee, Publication
 from tidemill.batch.targets.fence import Fence
@@ -143,7 +144,9 @@ class FileTarget:
 
 
 class _Directory:
-    """The stage's parts become the directory."""
+    """The stage's sealed parts become the directory: one that no worker knows, so that an attempt which came second, on
+    a machine that is cut off from the driver, cannot add a file to it.
+    """
 
     def __init__(self, target: FileTarget, stage: Path) -> None:
         self._target, self._stage = target, stage
@@ -152,10 +155,13 @@ class _Directory:
         """They are taken over all at once."""
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
-        parts = self._stage / "parts"
+        parts, own = self._stage / "parts", self._stage / OUTPUT
+        names = {m.part.name for m in sealed}
         try:
-            _keep_only(parts, {m.part.name for m in sealed})
-            return publish_directory(parts, self._target, manifest, sealed, self._stage)
+            if not interrupted(self._stage, self._target.path) and not _linked(parts, own, names):
+                _keep_only(parts, names)
+            directory = own if own.exists() else parts
+            return publish_directory(directory, self._target, manifest, sealed, self._stage)
         except OSError as error:
             raise refused(manifest, error) from error
 
@@ -265,6 +271,23 @@ def _keep_only(directory: Path, names: set[str]) -> None:
     for path in directory.iterdir():
         if path.name not in names and path.name != DIRECTORY:
             path.unlink()
+
+
+def _linked(parts: Path, own: Path, names: set[str]) -> bool:
+    """Whether the file system has hard links: then these parts have names in a directory of their own, too, and a crash
+    leaves them to be found where they were.
+    """
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir()
+    try:
+        for name in names:
+            os.link(parts / name, own / name)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        shutil.rmtree(own)
+        return False
+    return True
 
 
 def _link_dead(sealed: Sequence[Sealed], stage: Path, place: Path) -> None:

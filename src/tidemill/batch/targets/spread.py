@@ -17,7 +17,7 @@ from tidemill.batch.manifest import RunManifest
 from tidemill.batch.places import Mode, Place, SinkPlace
 from tidemill.batch.plan import Plan
 from tidemill.batch.sinks.partitions import PartitionWriter, cannot_partition
-from tidemill.batch.stage import SPREAD, LocalStage, Stage
+from tidemill.batch.stage import OUTPUT, LocalStage, Stage
 from tidemill.batch.targets.base import Publication
 from tidemill.batch.targets.files import FileTarget, interrupted, publish_directory, refused
 from tidemill.batch.targets.order import InOrder
@@ -66,7 +66,7 @@ class _Spread:
         file_bytes: int,
     ) -> None:
         self._target, self._stage = target, stage.path
-        self._directory = stage.path / SPREAD
+        self._directory = stage.path / OUTPUT
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir()
         self._writer = PartitionWriter(self._directory, schema, plan.stamp, keys, file_bytes)
@@ -103,7 +103,7 @@ class _Finished:
 
     def commit(self, manifest: RunManifest, sealed: Sequence[Sealed]) -> RunManifest:
         try:
-            return publish_directory(self._stage / SPREAD, self._target, manifest, sealed, self._stage)
+            return publish_directory(self._stage / OUTPUT, self._target, manifest, sealed, self._stage)
         except OSError as error:
             raise refused(manifest, error) from error
 
