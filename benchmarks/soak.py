@@ -41,8 +41,9 @@ LEAK = 3.0
 WORKERS = 16
 REQUESTS = 300
 SEED = 20261124
-# Of the soaked time: what is asked without pause before it, so that memory reaches its level sooner (a process of glibc
-# needs some ten thousand requests of every size), what it has left for that, and what the planted leak runs for.
+# Of the soaked time: what is asked without pause before it for each process, so that memory reaches its level sooner (a
+# process of glibc needs some ten thousand requests of every size, and replicas have only their share of them), what it
+# has left for that, and what the planted leak runs for.
 FIRST = 0.2
 WARM_UP = 0.4
 LEAKING = 0.3
@@ -143,7 +144,7 @@ async def _soak(out: Path, name: str, replicas: int, made: model.Model, traffic:
     with started(server, cores().both, [], out / "logs") as running:
         async with asyncio.TaskGroup() as group:
             clients = Clients(server.port, traffic, WORKERS, SEED)
-            await clients.rate(FIRST * seconds)
+            await clients.rate(FIRST * seconds * max(1, replicas))
             running.check([])
             used, began = running.cpu_seconds(), time.monotonic()
             capacity = await clients.rate(CAPACITY_S)

@@ -21,7 +21,8 @@ Clients ask in HTTP/1.1 (alone and in pipelines, JSON, gzip, binary, chunked), H
 models, {share:.0%} of what they get answered when they ask without pause, and look at every value of every answer;
 some leave before it, cancel, or send nonsense. Meanwhile versions of a model are exchanged and another one comes and
 goes, by requests. An exchange is one request or one pipeline; memory is the sum of PSS of all processes of the server,
-once a second.
+once a second, without the interpreter and shared libraries: what is a process's share of these moves with whatever else
+the machine runs.
 
 {load}
 

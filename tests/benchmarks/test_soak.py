@@ -43,6 +43,25 @@ def test_memory_of_children_counts_and_what_they_share_counts_once() -> None:
         pss(parent.pid)
 
 
+def test_memory_does_not_move_with_what_others_run() -> None:
+    """Pages of a library are shared out among all who use it; they are nobody's growth."""
+    program = [sys.executable, "-c", "import numpy, pyarrow; print('there', flush=True); input()"]
+
+    def started() -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    with started() as one:
+        alone = pss(one.pid)
+        with started() as other:
+            assert pss(one.pid) == pytest.approx(alone, abs=0.5)
+            other.kill()
+        assert pss(one.pid) == pytest.approx(alone, abs=0.5)
+        one.kill()
+
+
 @pytest.mark.timeout(240)
 def test_a_soak_accounts_for_every_request_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SHARE": 0.4, "CAPACITY_S": 2.0, "WORKERS": 6, "REQUESTS": 40, "CHANGE_EVERY_S": 0.1}.items():
