@@ -141,6 +141,8 @@ def test_a_truth_that_does_not_fit_values() -> None:
     package = manifest(VALUE, task="regression")
     with pytest.raises(InputError, match="y is string, and a value's truth is a number"):
         metric_for("rmse", package, pa.array(["a", "b"]), "y", None)
+    with pytest.raises(InputError, match="y holds infinities, by which nothing can be judged"):
+        metric_for("rmse", package, pa.array([1.0, float("inf")]), "y", None)
     with pytest.raises(InputError, match=r"y holds one value only .2., of which r2 tells nothing"):
         metric_for("r2", package, pa.array([2, 2]), "y", None)
 

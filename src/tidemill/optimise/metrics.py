@@ -191,9 +191,12 @@ def _area(scores: Array, positive: Array) -> float:
 
 def _numbers(truth: pa.Array, target: str) -> Array:
     try:
-        return np.asarray(truth.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+        values = np.asarray(truth.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     except pa.ArrowException:
         raise InputError(f"{target} is {truth.type}, and a value's truth is a number", field=target) from None
+    if not np.isfinite(values).all():
+        raise InputError(f"{target} holds infinities, by which nothing can be judged", field=target)
+    return values
 
 
 def _of_values(name: str, output: str, truth: Array, target: str) -> Callable[[Mapping[str, Array]], float]:

@@ -155,6 +155,30 @@ def test_a_package_that_is_not_the_one_that_was_sent_is_not_loaded(
     assert sealed(submitted) == set()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shards": [99]}, "is not of this run's plan; submit the run again"),
+        ({"size": 0}, "is not of this run's plan; submit the run again"),
+        ({"shards": [-1]}, "cannot be understood"),
+        ({"number": "x"}, "cannot be understood"),
+    ],
+    ids=str,
+)
+def test_a_submission_that_was_tampered_with_scores_nothing(
+    aws: Aws, bucket: Bucket, give: Giving, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    submitted = give(children=1)
+    key = "runs/r1/submission-001.json"
+    data = json.dumps(json.loads(bucket.read(key)) | change).encode()
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=data)
+    child = Host(aws, tmp_path).start(str(submitted.submission.score_job))
+    assert child.ended() == 1
+    assert told in child.said()
+    assert "Traceback" not in child.said()
+    assert sealed(submitted) == set()
+
+
 def test_what_is_no_run_is_said_to_be_none(aws: Aws, bucket: Bucket, give: Giving, index: RunIndex) -> None:
     told = tidemill("run", "status", f"s3://{bucket.name}/runs/r9")
     assert told.exit_code == NotFound.exit_code

@@ -28,6 +28,7 @@ from tidemill.batch.plan import Plan, Shard
 from tidemill.batch.shard import Note
 from tidemill.batch.stage import open_stage
 from tidemill.batch.watch import Watch
+from tidemill.errors import RunError
 
 __all__ = ["Seat", "score_share"]
 
@@ -61,6 +62,8 @@ def score_share(where: str, number: int, seat: Seat, leaving: Leaving) -> bool:
         log.info("run %s has no stage: it was committed or discarded; nothing to do", order.run_id)
         return True
     plan = read_record(stage, "plan.json", Plan)
+    if submission.size < 1 or any(i >= len(plan.shards) for i in submission.shards):
+        raise RunError(f"{where}/{submission_name(number)}: is not of this run's plan; submit the run again")
     indices = submission.shards[seat.index :: submission.size]
     share = msgspec.structs.replace(plan, shards=tuple(plan.shards[i] for i in indices))
     before = stage.sealed(share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -36,13 +37,20 @@ def publish(where: str) -> None:
         _run(order, root)
         return
     log.info("run %s is committed already", order.run_id)
-    told = root.get(RECORD)
-    if told is None or msgspec.json.decode(told, type=RunRecord).state != "done":
+    if not _told(root):
         # The container that committed came no further.
         try:
             _run(order, root)
         except RunError as error:
             log.warning("the run is committed, but cannot be reported: %s", error)
+
+
+def _told(root: Stage) -> bool:
+    """Whether the root says that the run was published. What cannot be understood there says nothing."""
+    data = root.get(RECORD)
+    with suppress(msgspec.DecodeError):
+        return data is not None and msgspec.json.decode(data, type=RunRecord).state == "done"
+    return False
 
 
 def _run(order: Order, root: Stage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -65,8 +65,8 @@ class Submission(Config, frozen=True, kw_only=True):
     region: str
     queue: str
     definition: str
-    shards: tuple[int, ...]
-    size: int
+    shards: tuple[Annotated[int, msgspec.Meta(ge=0)], ...]
+    size: Annotated[int, msgspec.Meta(ge=0)]
     score_job: str | None = None
     commit_job: str | None = None
 
