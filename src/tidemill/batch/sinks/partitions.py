@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -105,7 +106,9 @@ class PartitionWriter:
     def abandon(self) -> None:
         """Close what is open; it means nothing."""
         while self._open:
-            self._open.popitem()[1].part.close()
+            file = self._open.popitem()[1]
+            with suppress(OSError, pa.ArrowException):  # as where the disk is full
+                file.part.close()
 
     def _write(self, where: str, rows: pa.RecordBatch) -> None:
         file = self._open.get(where) or self._begin(where)
