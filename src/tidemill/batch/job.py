@@ -18,7 +18,7 @@ from tidemill.batch.jobs.hooks import Hooks
 from tidemill.batch.jobs.metrics import Metrics
 from tidemill.batch.options import RUN_ID, Positive, ScoreOptions, Seconds
 from tidemill.batch.places import Mode, parse_place
-from tidemill.batch.targets.base import Guarantee
+from tidemill.batch.targets import Guarantee, Target, open_target
 from tidemill.config import Config, decode
 from tidemill.errors import ConfigError
 
@@ -114,6 +114,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate = Gate()
     hooks: Hooks = Hooks()
     metrics: Metrics = Metrics()
+
+    def target(self) -> Target:
+        """Where its output becomes visible. Raises ConfigError, MissingExtra."""
+        return open_target(parse_place(self.sink), self.options.mode, self.options.key)
 
 
 def read_job(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Job:

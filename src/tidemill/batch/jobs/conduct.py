@@ -21,7 +21,7 @@ from tidemill.batch.options import Progress, RunReport
 from tidemill.batch.places import parse_place
 from tidemill.batch.run import cpu_seconds, peak_rss
 from tidemill.batch.score import new_run_id, score
-from tidemill.batch.targets import GUARANTEES, Target, open_target
+from tidemill.batch.targets import GUARANTEES
 from tidemill.errors import BudgetExceeded, ConfigError, Held, RunError
 
 __all__ = ["check_gate", "check_guarantee", "identified", "run_job"]
@@ -65,7 +65,7 @@ def check_guarantee(job: Job) -> None:
     """Raises ConfigError where the sink promises less than the job asks for."""
     if job.guarantee is None:
         return
-    given = _target(job).guarantee
+    given = job.target().guarantee
     if GUARANTEES.index(given) > GUARANTEES.index(job.guarantee):
         raise ConfigError(
             f"guarantee: the job asks for {job.guarantee!r}, but {parse_place(job.sink).shown} with mode "
@@ -108,12 +108,8 @@ def _known(index: RunIndex, job: Job, run_id: str) -> RunRecord | None:
     return found
 
 
-def _target(job: Job) -> Target:
-    return open_target(parse_place(job.sink), job.options.mode, job.options.key)
-
-
 def _output(job: Job) -> str:
-    return _target(job).describe(str(job.options.run_id)).uri
+    return job.target().describe(str(job.options.run_id)).uri
 
 
 class _Conductor:
@@ -252,7 +248,7 @@ class _Conductor:
         if last is not None:
             return Figures(read=last.read, dead=last.dead, outputs=last.outputs)
         try:
-            kept = find_manifest(_target(self._job).describe(self._record.run_id).manifest)
+            kept = find_manifest(self._job.target().describe(self._record.run_id).manifest)
             found = None if kept is None else msgspec.json.decode(kept[1], type=RunManifest)
         except (RunError, OSError, msgspec.DecodeError):
             return None

@@ -13,9 +13,7 @@ from tidemill.batch.engines.aws_batch.package import fetch_package
 from tidemill.batch.engines.aws_batch.records import ORDER, RECORD, Order, read_record
 from tidemill.batch.jobs.conduct import run_job
 from tidemill.batch.jobs.index import RunIndex, RunRecord
-from tidemill.batch.places import parse_place
 from tidemill.batch.stage import Stage, open_stage
-from tidemill.batch.targets import open_target
 from tidemill.errors import RunError
 
 __all__ = ["publish"]
@@ -31,9 +29,7 @@ def publish(where: str) -> None:
     """
     root = open_stage(where)
     order = read_record(root, ORDER, Order)
-    options = order.job.options
-    target = open_target(parse_place(order.job.sink), options.mode, options.key)
-    if target.committed(order.run_id) is None:
+    if order.job.target().committed(order.run_id) is None:
         _run(order, root)
         return
     log.info("run %s is committed already", order.run_id)

@@ -26,7 +26,6 @@ from tidemill.batch.plan import Plan
 from tidemill.batch.run import peak_rss, report
 from tidemill.batch.stage import open_stage
 from tidemill.batch.stores.objects import Objects
-from tidemill.batch.targets import open_target
 from tidemill.errors import BudgetExceeded, Held, RunError
 
 __all__ = ["run_there"]
@@ -177,7 +176,7 @@ class _Waiting:
     def _published(self) -> RunReport:
         """Of a run that was committed by a container which was gone before it could say so."""
         job, run_id = self._job, self._run.order.run_id
-        found = open_target(parse_place(job.sink), job.options.mode, job.options.key).committed(run_id)
+        found = job.target().committed(run_id)
         if found is None:
             raise RunError(f"run {run_id}: AWS Batch has ended it, but {parse_place(job.sink).shown} does not hold it")
         return report(found, "done", seconds=time.monotonic() - self._began, fresh_rows=found.read)
