@@ -109,7 +109,7 @@ def cancel_run(run_id: str, index: RunIndex, wait: float) -> RunRecord:
     until = time.monotonic() + wait
     # The process is another's child: its end can be seen, not waited for.
     while record.driver.alive:
-        if time.monotonic() > until:
+        if not time.monotonic() < until:  # also for a wait that is no number
             raise RunError(f"run {run_id}: was told to end, and has not within {wait:g} s; look at it again later")
         time.sleep(_LOOK_SECONDS)
     return seen_now(index.get(run_id))
