@@ -110,14 +110,14 @@ def test_killed_at_the_commit(package: Path, runs: Runs, tmp_path: Path, mode: M
 
 @pytest.mark.parametrize("mode", ["overwrite"])
 def test_killed_somewhere(package: Path, runs: Runs, tmp_path: Path, mode: Mode) -> None:
-    """A partitioned directory, twice; `TIDEMILL_SWEEP=all` takes every moment."""
+    """A partitioned directory, some times; `TIDEMILL_SWEEP=all` takes every moment."""
     (tmp_path / "clean").mkdir()
     log = tmp_path / "effects"
     clean = spread(package, tmp_path / "clean", mode)
     assert run(clean, runs, log=log) is not None
     assert clean.rows() == wanted(mode)
     effects = len(log.read_text().splitlines())
-    for number, (kill, after) in enumerate(points(f"spread {mode}", effects, 0, 1)):
+    for number, (kill, after) in enumerate(points(f"spread {mode}", effects, 0, 1, some=6)):
         (tmp_path / str(number)).mkdir()
         hurt = spread(package, tmp_path / str(number), mode)
         survive(hurt, runs, wanted(mode), [(kill, after), (1 + (kill * 7) % effects, not after)])

@@ -68,6 +68,14 @@ def threads() -> list[str]:
     return [n for n in names if n != "jemalloc_bg_thd"][IDLE:]
 
 
+def alone() -> None:
+    """Wait until threads that were just started have their names, or fail."""
+    until = time.monotonic() + 30
+    while threads():
+        assert time.monotonic() < until, threads()
+        time.sleep(0.01)
+
+
 def learn(name: str) -> None:
     """Import what a run had to."""
     file = Path(name)
@@ -101,7 +109,7 @@ def main() -> None:
         if pid:
             os.kill(pid, signal.SIGCONT)
         else:
-            assert not threads(), threads()
+            alone()
             pid = os.fork()
             if pid == 0:
                 # Past what ends an interpreter: ONNX Runtime would wait for its thread, which the fork has not.

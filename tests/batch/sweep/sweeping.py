@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from tidemill.batch import ScoreOptions
 from tidemill.batch.options import RunReport
 
 PATIENCE = 120.0
-EVERY = os.environ.get("TIDEMILL_SWEEP") == "all"
+# All moments, or how many of each part of a run.
+SWEEP = os.environ.get("TIDEMILL_SWEEP", "")
+EVERY = SWEEP == "all"
 
 
 def compiled(directory: Path) -> Path:
@@ -198,12 +201,14 @@ def watched(ground: Ground) -> Iterator[list[list[int] | None]]:
         raise failures[0]
 
 
-def points(name: str, effects: int, part: int, parts: int, *, some: int = 2) -> Sequence[tuple[int, bool]]:
-    """Of all moments (the effect, and whether after it) those of one part: `some`, unless TIDEMILL_SWEEP says all."""
+def points(name: str, effects: int, part: int, parts: int, *, some: int = 8) -> Sequence[tuple[int, bool]]:
+    """Of all moments (the effect, and whether after it) those of one part: `some`, or what TIDEMILL_SWEEP asks for."""
     every = [(n, after) for n in range(1, effects + 1) for after in (False, True)]
     mine = every[part::parts]
     if EVERY:
         return mine
+    some = int(SWEEP) if SWEEP else some
     # One of each stretch of the run, the last of which has the commit; other ones for each name.
-    width = len(mine) // some
-    return [mine[i * width + (zlib.crc32(name.encode()) * (2 * i + 1)) % width] for i in range(some)]
+    chosen = zlib.crc32(name.encode())
+    bounds = [i * len(mine) // some for i in range(some + 1)]
+    return [mine[a + chosen * (2 * i + 1) % (b - a)] for i, (a, b) in enumerate(pairwise(bounds)) if b > a]
