@@ -1,7 +1,9 @@
 """`tidemill score`: the summary, the flags, the exit codes, and Ctrl-C."""
 
 import json
+import shlex
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.assurance.support import python_package
-from tests.cli.support import start, tidemill
+from tests.cli.support import PROGRAM, start, tidemill
 
 
 def test_the_summary_adds_up(package: Path, table: Path, tmp_path: Path) -> None:
@@ -117,3 +119,14 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "--run-id mine" in told
     assert "Traceback" not in told
     assert not out.exists()
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed_from_the_beginning_change_nothing(
+    package: Path, table: Path, tmp_path: Path, closed: tuple[int, ...]
+) -> None:
+    out = tmp_path / "out.parquet"
+    command = shlex.join([*PROGRAM, "score", str(package), str(table), str(out)])
+    shut = " ".join(f"{n}>&-" if n else "0<&-" for n in closed)
+    assert subprocess.run(["bash", "-c", f"{command} {shut}"], timeout=120).returncode == 0
+    assert pq.read_metadata(out).num_rows > 0

@@ -91,12 +91,23 @@ app.add_typer(export, name="export")
 
 def main() -> None:
     """The program `tidemill`."""
+    _open_standard_streams()
     try:
         app()
     except SystemExit as end:
         number = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         _leave_threads(number)
         raise
+
+
+def _open_standard_streams() -> None:
+    """One that was closed by whoever began this goes nowhere: else the next file that is opened would take its number,
+    and what is printed would go into that.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, open(nowhere, mode))  # noqa: SIM115 - as long as the process lives
 
 
 def _leave_threads(number: int) -> None:
