@@ -110,31 +110,14 @@ def checked_manifest(
 
     Raises RunError where rows are missing or counted twice: then nothing may be published.
     """
+    written = _written(plan, sealed, stage)
     read, dead = [0] * len(plan.files), [0] * len(plan.files)
     errors: Counter[str] = Counter()
-    written = 0
-
-    def counted(marker: Sealed) -> tuple[int, int]:
-        rows = stage.rows("parts", marker.part, plan.job.sink.format)
-        return rows, stage.rows("dead", marker.dead, "parquet") if marker.dead is not None else 0
-
-    with ThreadPoolExecutor(_COUNTED, "tidemill-count") as pool:
-        counts = list(pool.map(counted, sealed))
-    for marker, (rows, letters) in zip(sealed, counts, strict=True):
-        if not all(0 <= piece.file < len(plan.files) for piece in marker.pieces):
-            raise RunError(
-                f"shard {marker.shard}: its marker tells of a file that the run has not; nothing is published"
-            )
+    for marker in sealed:
         for piece in marker.pieces:
             read[piece.file] += piece.read
             dead[piece.file] += piece.dead
         errors.update(marker.errors)
-        if rows + letters != marker.read or letters != marker.dead_rows or letters != sum(marker.errors.values()):
-            raise RunError(
-                f"shard {marker.shard}: {marker.read} rows were read, its part holds {rows} and its dead letters "
-                f"{letters}; nothing is published"
-            )
-        written += rows
     if state == "done":
         for file, found in zip(plan.files, read, strict=True):
             if file.rows is not None and file.rows != found:
@@ -163,3 +146,25 @@ def checked_manifest(
         outputs=merge(m.outputs for m in sealed),
         plan=plan,
     )
+
+
+def _written(plan: Plan, sealed: Sequence[Sealed], stage: Stage) -> int:
+    """The rows of all parts, as these tell themselves. Raises RunError for a marker that tells of others."""
+
+    def counted(marker: Sealed) -> tuple[int, int]:
+        rows = stage.rows("parts", marker.part, plan.job.sink.format)
+        return rows, stage.rows("dead", marker.dead, "parquet") if marker.dead is not None else 0
+
+    with ThreadPoolExecutor(_COUNTED, "tidemill-count") as pool:
+        counts = list(pool.map(counted, sealed))
+    for marker, (rows, letters) in zip(sealed, counts, strict=True):
+        if not all(0 <= piece.file < len(plan.files) for piece in marker.pieces):
+            raise RunError(
+                f"shard {marker.shard}: its marker tells of a file that the run has not; nothing is published"
+            )
+        if rows + letters != marker.read or letters != marker.dead_rows or letters != sum(marker.errors.values()):
+            raise RunError(
+                f"shard {marker.shard}: {marker.read} rows were read, its part holds {rows} and its dead letters "
+                f"{letters}; nothing is published"
+            )
+    return sum(rows for rows, _ in counts)
