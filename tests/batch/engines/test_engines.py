@@ -11,21 +11,18 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import psycopg
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from tests.batch.databases.server import Server
+from tests.batch.engines.poison import CODES, LIMITS, poison_package, poison_rows
 from tests.batch.support import child, make_package, table, write
 from tests.clusters import JVM, ONCE
-from tests.packages import make
 from tidemill.batch import Progress, ScoreOptions, score
 from tidemill.batch.engines.options import EngineOptions
 from tidemill.batch.options import RunReport
 from tidemill.errors import BudgetExceeded, SourceError
-from tidemill.model.package import open_package
-from tidemill.model.signature import Output
 
 # The first test waits for its cluster.
 pytestmark = [pytest.mark.xdist_group("clusters"), pytest.mark.timeout(300)]
@@ -133,45 +130,16 @@ def test_progress_is_told_while_a_shard_goes_on(engine: EngineOptions, tmp_path:
     assert told[-1].rows_read == 1000
 
 
-POISON = """
-import os, time
-import numpy as np
-
-class Model:
-    inputs = {"x": ("FP32", [-1, 3])}
-    outputs = {"y": ("FP32", [-1])}
-
-    def predict(self, rows):
-        c, eaten = rows["x"][:, 2], []
-        if (c == 77).any():
-            os._exit(9)
-        if (c == 78).any():
-            time.sleep(3600)
-        while (c == 79).any():
-            eaten.append(np.ones(2 << 20))
-            time.sleep(0.001)
-        return {"y": rows["x"].sum(axis=1)}
-"""
-
-
 @pytest.fixture(scope="module")
 def poison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose process ends, never answers, or eats all memory, as the rows say."""
-    directory = tmp_path_factory.mktemp("poison")
-    signature = open_package(make_package(directory / "sums")).manifest.inputs
-    return make(directory / "poison", "python", POISON, signature, [Output(name="y", datatype="FP32")]).directory
-
-
-LIMITS = ScoreOptions(pass_through=("id",), chunk_rows=16, call_rows=4, call_timeout=3.0, worker_memory=400 << 20)
+    return poison_package(tmp_path_factory.mktemp("poison"))
 
 
 @pytest.fixture(scope="module")
 def survived(poison: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame, pl.DataFrame]:
     """Rows with one of each kind among them, and the local engine's output and dead letters."""
     directory = tmp_path_factory.mktemp("survived")
-    rows = table(40)
-    c = [{5: 77.0, 18: 78.0, 33: 79.0}.get(i, v) for i, v in enumerate(rows["c"].to_pylist())]
-    source = write(rows.set_column(3, "c", pa.array(c, pa.float32())), directory / "in.parquet")
+    source = poison_rows(directory / "in.parquet")
     score(poison, source, directory / "out", LIMITS)
     return source, *scored(directory / "out")
 
@@ -182,12 +150,11 @@ def test_rows_that_end_their_process_never_return_or_eat_its_memory_are_dead_let
     """In a worker as on one machine, and their neighbours are answered."""
     source, rows, dead = survived
     report = score(poison, source, tmp_path / "out", msgspec.structs.replace(LIMITS, engine=engine))
-    assert report.errors == {"worker_died": 1, "timeout": 1, "out_of_memory": 1}
     assert report.worker_deaths >= 3
     found = scored(tmp_path / "out")
     assert found[0].equals(rows)
     assert found[1].select("id", "_code").equals(dead.select("id", "_code"))
-    assert found[1]["id"].to_list() == [5, 18, 33]
+    assert dict(found[1].select("id", "_code").iter_rows()) == CODES
 
 
 @pytest.mark.usefixtures("small_shards")

@@ -47,6 +47,29 @@ def test_a_stage_is_opened_where_it_lies(bucket: Bucket, tmp_path: Path) -> None
     assert bucket.names() == []
 
 
+@pytest.mark.parametrize("kind", ["store", "directory"])
+def test_notes_are_read_as_they_stand_and_go_with_the_stage(bucket: Bucket, tmp_path: Path, kind: str) -> None:
+    where = f"{bucket.uri}/r1" if kind == "store" else str(tmp_path / "stage")
+    stage = open_stage(where)
+    with stage.held():
+        stage.put("plan.json", b"{}")
+        other = open_stage(where)
+        assert stage.notes("some") == {}
+        other.note("some/one", b"1")
+        other.note("some/two", b"2")
+        other.note("others/one", b"3")
+        assert stage.notes("some") == {"one": b"1", "two": b"2"}
+        other.note("some/one", b"11")
+        assert stage.notes("some") == {"one": b"11", "two": b"2"}
+        stage.remove()
+    if kind == "store":
+        assert bucket.names() == []
+    else:
+        # A worker that has not heard of the end yet brings nothing back.
+        other.note("some/one", b"4")
+        assert not (tmp_path / "stage").exists()
+
+
 @pytest.mark.parametrize("inside", ["thesis.txt", "parts/mine.parquet"])
 @pytest.mark.parametrize("below", ["", "/data"])
 def test_a_prefix_of_somebody_elses_is_no_stage(

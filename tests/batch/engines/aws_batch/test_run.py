@@ -6,17 +6,20 @@ that nothing happened to.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.batch.engines.aws_batch.asked import batch, running
 from tests.batch.engines.aws_batch.host import LOST_HOST, Host
 from tests.batch.engines.aws_batch.support import CHUNK, Bucket, Giving, a_job, sealed
+from tests.batch.engines.poison import CODES, LIMITS, poison_package, poison_rows
 from tests.cli.support import tidemill
 from tests.moto_server import Aws
 from tidemill.batch.engines.aws_batch.leaving import GRACE_SECONDS
@@ -151,3 +154,25 @@ def test_one_bad_shard_does_not_end_a_run_that_may_still_be_good(
     assert isinstance(submitted, Submitted)
     child = Host(aws, tmp_path).start(str(submitted.submission.score_job))
     assert child.ended() == 0, child.said()
+
+
+def test_rows_that_end_their_process_never_return_or_eat_its_memory_are_dead_letters(
+    aws: Aws, bucket: Bucket, queue: str, index: RunIndex, tmp_path: Path
+) -> None:
+    """In a container as on one machine, and their neighbours are answered."""
+    bucket.put("few/0.parquet", pq.read_table(poison_rows(tmp_path / "in.parquet")))
+    job = a_job(poison_package(tmp_path), bucket, queue)
+    job = msgspec.structs.replace(job, source=f"s3://{bucket.name}/few/")
+    limits = msgspec.structs.replace(LIMITS, run_id="r1", workers=1, engine=job.options.engine)
+    submitted = submit(msgspec.structs.replace(job, options=limits), index=index)
+    assert isinstance(submitted, Submitted)
+    host = Host(aws, tmp_path)
+    child = host.start(str(submitted.submission.score_job))
+    assert child.ended() == 0, child.said()
+    commit = host.start(str(submitted.submission.commit_job))
+    assert commit.ended() == 0, commit.said()
+    manifest = json.loads(bucket.read("out/_tidemill/manifest.json"))
+    [dead] = [n for n in bucket.names("out/") if n.startswith("_tidemill/dead/")]
+    letters = pq.read_table(io.BytesIO(bucket.read(f"out/{dead}"))).to_pylist()
+    assert {row["id"]: row["_code"] for row in letters} == CODES
+    assert (manifest["read"], manifest["written"]) == (40, 37)
