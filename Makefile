@@ -30,8 +30,9 @@ fuzz: .venv/.dev  ## Send a server 10,000 fuzzed requests and sequences of frame
 isolation: .venv/.dev  ## Ask a server for 10,000,000 marked answers, none of which may be another's (make test asks for some)
 	TIDEMILL_ISOLATION=10000000 $(BIN)/python -m pytest tests/realtime/test_isolation.py
 
-sweep: .venv/.dev  ## kill -9 before and after every outside effect of a batch run, for every target (make test takes some)
-	TIDEMILL_SWEEP=all $(BIN)/python -m pytest -n logical tests/batch/sweep tests/batch/databases/test_database_crash.py --timeout 7200
+sweep: .venv/.dev  ## kill -9 before and after every outside effect of a batch run, for every target (make test takes some; MOMENTS=30 of each half)
+	TIDEMILL_SWEEP=$(or $(MOMENTS),all) $(BIN)/python -m pytest -n logical --dist loadgroup --timeout 7200 tests/batch/sweep \
+	  tests/batch/databases/test_database_crash.py tests/batch/lake/test_lake_crash.py
 
 lint: .venv/.dev  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

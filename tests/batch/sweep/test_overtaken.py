@@ -1,6 +1,6 @@
 """A driver that is stopped at an outside effect (SIGSTOP), overtaken by another one, and continued, changes nothing.
 
-`make sweep` stops it before every effect; the tests at a few, of which some are around the commit.
+`make sweep` stops it before each effect around the commit and before each fifth of the others; the tests at a few.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def commit_of(ground: Callable[[str], Ground], runs: Runs, effects: int) -> int:
 
 def stops(effects: int, commit: int) -> Iterable[int]:
     """Before anything is sealed, half-way, and around the commit."""
-    return range(1, effects + 1) if EVERY else (2, commit // 2, commit - 4, commit, commit + 2)
+    if EVERY:
+        return sorted({*range(1, effects + 1, 5), *range(max(1, commit - 10), min(effects, commit + 10))})
+    return (2, commit // 2, commit - 4, commit, commit + 2)
 
 
 @pytest.mark.timeout(7200)
