@@ -42,6 +42,19 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
+        self._process = self._launched()
+        until = time.monotonic() + 60
+        while True:
+            try:
+                self.connect().close()
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < until, (self.home / "log").read_text()
+                time.sleep(0.02)
+                if self._process.poll() is not None:  # one that was killed holds its memory for a moment longer
+                    self._process = self._launched()
+
+    def _launched(self) -> subprocess.Popen[bytes]:
         settings = [
             f"port={self.port}",
             "listen_addresses=127.0.0.1",
@@ -52,22 +65,13 @@ class Server:
             "fsync=off",
         ]
         with open(self.home / "log", "ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 [self._bin / "postgres", "-D", self.home / "data", *(a for s in settings for a in ("-c", s))],
                 stdout=log,
                 stderr=log,
                 user=self._user,
                 cwd=self.home,
             )
-        until = time.monotonic() + 60
-        while True:
-            try:
-                self.connect().close()
-                return
-            except psycopg.OperationalError:
-                assert self._process.poll() is None, (self.home / "log").read_text()
-                assert time.monotonic() < until, (self.home / "log").read_text()
-                time.sleep(0.02)
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT an immediate one, which is a crash to its data."""
