@@ -37,9 +37,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Waiter(threading.Thread):
     """Somebody who waits for a run."""
 
-    def __init__(self, job: Job, index: RunIndex) -> None:
+    def __init__(self, job: Job, index: RunIndex, warn: Callable[[str], None] | None = None) -> None:
         super().__init__(daemon=True)
-        self._job, self._index = job, index
+        self._job, self._index, self._warn = job, index, warn
         self.told: list[Progress] = []
         self.report: RunReport | None = None
         self.error: BaseException | None = None
@@ -47,7 +47,7 @@ class Waiter(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.report = run_there(self._job, index=self._index, progress=self.told.append)
+            self.report = run_there(self._job, index=self._index, progress=self.told.append, tell=self._warn)
         except BaseException as error:  # noqa: BLE001 - the test looks at it
             self.error = error
 
@@ -139,3 +139,26 @@ engine.aws_batch = {{ queue = "{queue}", image = "tidemill:1", stage = "s3://{bu
     assert "run r1: failed: child 0: " in done.stderr
     assert "`tidemill run logs r1`" in done.stderr
     assert index.get("r1").state == "failed"
+
+
+def test_an_aws_that_is_away_ends_no_waiting(
+    bucket: Bucket, slow: Path, queue: str, index: RunIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = submit(a_job(slow, bucket, queue, children=2), index=index)
+    assert isinstance(submitted, Submitted)
+    jobs = running(submitted.submission)
+    heard: list[str] = []
+    with batch(jobs, monkeypatch):
+        waiter = Waiter(a_job(slow, bucket, queue, children=2), index, heard.append)
+        waiter.until(lambda: waiter.told)
+        with monkeypatch.context() as away:
+            away.setenv("AWS_ENDPOINT_URL_BATCH", "http://127.0.0.1:9")
+            away.setenv("AWS_MAX_ATTEMPTS", "1")
+            waiter.until(lambda: heard)
+        assert heard[0].startswith("how the run stands is not known for now: ")
+        told = len(waiter.told)
+        waiter.until(lambda: len(waiter.told) > told)
+        jobs[0] |= {"status": "FAILED", "arrayProperties": {"statusSummary": {"FAILED": 2}, "size": 2}}
+        waiter.join(120)
+    assert isinstance(waiter.error, RunError)
+    assert "run r1: failed" in str(waiter.error)

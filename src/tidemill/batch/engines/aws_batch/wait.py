@@ -32,6 +32,8 @@ __all__ = ["run_there"]
 
 # Batch itself takes some seconds to tell of an end.
 _LOOK_SECONDS = 10.0
+# For so long an AWS that is away is waited for: the run goes on without it being asked.
+_PATIENCE = 1800.0
 
 
 def run_there(
@@ -76,7 +78,8 @@ class _Waiting:
 
     def __init__(self, job: Job, run: SubmittedRun, index: RunIndex, tell: Callable[[str], None]) -> None:
         self._job, self._run, self._index, self._tell = job, run, index, tell
-        self._began = self._measured = time.monotonic()
+        self._began = self._measured = self._heard = time.monotonic()
+        self._away: set[str] = set()
         self._stage = stage_of(run.root.where)
         # Once it has committed, the stage is gone.
         held = open_stage(self._stage)
@@ -88,9 +91,18 @@ class _Waiting:
 
     def look(self, progress: Callable[[Progress], None] | None) -> RunReport | None:
         """See how it stands, and tell of it: its report where it is published, None where it goes on."""
-        self._read_markers()
-        standing = how_it_stands(self._run, self._index, len(self._sealed))
-        end = told_end(self._run)
+        try:
+            self._read_markers()
+            standing = how_it_stands(self._run, self._index, len(self._sealed))
+            end = told_end(self._run)
+        except RunError as error:
+            if time.monotonic() - self._heard > _PATIENCE:
+                raise
+            if str(error) not in self._away:
+                self._away.add(str(error))
+                self._tell(f"how the run stands is not known for now: {error}")
+            return None
+        self._heard = time.monotonic()
         if end is not None and (end.state == "done" or standing.state in ("failed", "done", "forgotten")):
             return self._ended(end)
         if standing.state == "done":
