@@ -100,6 +100,20 @@ def test_dead_letters_of_a_held_run_are_published_with_it(package: Path, source:
         assert letters == [(4000 + i, "below_minimum") for i in range(10)]
 
 
+def test_a_held_run_is_published_though_its_index_cannot_be_written(
+    package: Path, source: Path, tmp_path: Path
+) -> None:
+    job = job_file(tmp_path, package, source, tmp_path / "out", "[gate]\nmin_rows = 5000\n")
+    tidemill("job", "run", job, "--run-id", "one", code=5)
+    # In the way of what is written aside first.
+    (tmp_path / "home" / "runs" / f".one.json.{os.getpid()}").mkdir()
+    assert "the run is not on record: " in tidemill("run", "publish", "one")
+    assert ids(tmp_path / "out") == list(range(4000))
+    assert tidemill("run", "show", "one", "--json")["state"] == "held"
+    (tmp_path / "home" / "runs" / f".one.json.{os.getpid()}").rmdir()
+    assert tidemill("run", "publish", "one", "--json")["state"] == "done"
+
+
 @pytest.mark.parametrize("what", ["cut", "gone"])
 def test_a_held_run_that_was_damaged_is_refused_and_scored_again(
     package: Path, source: Path, tmp_path: Path, what: str

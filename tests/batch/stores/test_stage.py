@@ -146,6 +146,22 @@ def test_the_store_copies_only_what_was_kept(bucket: Bucket, tmp_path: Path) -> 
     assert bucket.names("out") == ["out/b.parquet"]
 
 
+def test_parts_are_counted_side_by_side(package: Path, bucket: Bucket, hurting: Proxy, tmp_path: Path) -> None:
+    """One after the other, the first would wait for the fourth for ever."""
+    source = write(table(4000), tmp_path / "a.parquet", group=1000)
+    options = ScoreOptions(run_id="r1", stage=f"{bucket.uri}/stage/r1", workers=1, pass_through=("id",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tidemill.batch.plan.SHARD_ROWS", 1000)
+        denied = hurting.hurt("status", r"^PUT .*_tidemill/manifest\.json", times=1000, status=403)
+        with pytest.raises(SinkError):
+            score(package, source, f"{bucket.uri}/out", options)
+        denied.times = 0
+        together = threading.Barrier(4)
+        hurting.hurt("call before", r"^HEAD .*/stage/r1/parts/", times=4, call=lambda: together.wait(60))
+        assert score(package, source, f"{bucket.uri}/out", options).resumed_shards == 4
+    assert not together.broken
+
+
 def damage_none(bucket: Bucket, key: str) -> None:
     pass
 
