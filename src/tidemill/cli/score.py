@@ -79,7 +79,9 @@ def score(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output: --mode overwrite.")
     ] = False,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="Where shards are scored.")] = "local",
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Where shards are scored: local, spark or ray.")
+    ] = "local",
     stage: Annotated[
         str | None, typer.Option(metavar="PLACE", help="Where the run keeps what is sealed until it is published.")
     ] = None,
