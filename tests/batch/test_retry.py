@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -61,6 +62,22 @@ def test_a_run_over_budget_is_scored_again_as_a_whole(tmp_path: Path, package: P
     assert isinstance(caught.value.report, RunReport)
     with pytest.raises(RunError, match="has published nothing, nor all its dead letters: score its input again"):
         dead_letters_of(caught.value.report.manifest, ScoreOptions())
+
+
+@pytest.mark.parametrize("letters", [None, "dead.jsonl", "dead.parquet"])
+def test_letters_that_are_not_all_there_are_not_scored_as_if_they_were(
+    tmp_path: Path, package: Path, letters: str | None
+) -> None:
+    options = ScoreOptions(dead_letters=letters and str(tmp_path / letters))
+    report = score(package, spoiled(tmp_path / "in.parquet"), tmp_path / "out", options)
+    assert dead_letters_of(str(tmp_path / "out"), ScoreOptions())[0] == report.dead_letters
+    [place] = Path(str(report.dead_letters)).iterdir() if letters is None else [tmp_path / letters]
+    if place.suffix == ".jsonl":
+        place.write_bytes(b"".join(place.read_bytes().splitlines(keepends=True)[1:]))
+    else:
+        pq.write_table(pq.read_table(place).slice(1), place)
+    with pytest.raises(RunError, match=f"run {report.run_id} had 8 dead letters, and .* holds 7"):
+        dead_letters_of(str(tmp_path / "out"), ScoreOptions())
 
 
 def test_a_run_without_letters(tmp_path: Path, package: Path) -> None:

@@ -22,7 +22,7 @@ from tidemill.batch.targets import Publication, Target
 from tidemill.batch.targets.letters import place_dead, ready_dead
 from tidemill.batch.watch import Watch
 from tidemill.config import Config
-from tidemill.errors import BudgetExceeded, Held, RunError
+from tidemill.errors import BudgetExceeded, Held, RunError, first_line
 
 __all__ = ["Observer", "cpu_seconds", "peak_rss", "publish_held", "report", "run_plan"]
 
@@ -118,7 +118,7 @@ def publish_held(stage: Stage, target: Target) -> RunManifest:
             if held is None or told is None:
                 raise RunError(f"run {plan.run_id} is not held: it has not come to its end")
             target.allow()
-            schema = pa.ipc.read_schema(pa.py_buffer(decode_kept(held, _HeldRun, f"{stage.where}/{HELD}").schema))
+            schema = _schema(held, f"{stage.where}/{HELD}")
             record = _publish(
                 plan, decode_kept(told, RunManifest, f"{stage.where}/manifest.json"), schema, stage, target
             )
@@ -126,6 +126,13 @@ def publish_held(stage: Stage, target: Target) -> RunManifest:
             place_dead(record)
         stage.remove()
     return record
+
+
+def _schema(held: bytes, name: str) -> pa.Schema:
+    try:
+        return pa.ipc.read_schema(pa.py_buffer(decode_kept(held, _HeldRun, name).schema))
+    except pa.ArrowException as error:
+        raise RunError(f"{name}: was damaged ({first_line(error)}); run the job again with this run id") from None
 
 
 def _publish(plan: Plan, held: RunManifest, schema: pa.Schema, stage: Stage, target: Target) -> RunManifest:

@@ -133,6 +133,23 @@ def test_a_held_run_that_was_damaged_is_refused_and_scored_again(
     assert ids(tmp_path / "out") == list(range(4000))
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "held.json", "plan.json"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"format":1,"schema":"AAAA"}'], ids=str)
+def test_a_held_run_whose_records_were_damaged_says_so(
+    package: Path, source: Path, tmp_path: Path, name: str, damage: bytes
+) -> None:
+    job = job_file(tmp_path, package, source, tmp_path / "out", "[gate]\nmin_rows = 5000\n")
+    tidemill("job", "run", job, "--run-id", "one", code=5)
+    place = tmp_path / ".out.tidemill-one" / name
+    kept = place.read_bytes()
+    place.write_bytes(damage)
+    assert name in tidemill("run", "publish", "one", code=1)
+    assert not (tmp_path / "out").exists()
+    place.write_bytes(kept)
+    tidemill("run", "publish", "one")
+    assert ids(tmp_path / "out") == list(range(4000))
+
+
 # Forks a publisher that dies by kill -9 before its first outside effect, then one before its second, and so on, until
 # one gets through or the output is no longer what it was. Prints how many died before.
 SWEEP = """
