@@ -41,6 +41,7 @@ def into(
     run_id: str = "r1",
     *,
     select: tuple[str, ...] = ("score",),
+    copied: tuple[str, ...] = ("id",),
     **options: Any,
 ) -> RunReport:
     source = Path(f"{run_id}.parquet")
@@ -50,7 +51,7 @@ def into(
         package,
         source,
         sink,
-        ScoreOptions(run_id=run_id, pass_through=("id",), select=select, chunk_rows=250, **options),
+        ScoreOptions(run_id=run_id, pass_through=copied, select=select, chunk_rows=250, **options),
     )
 
 
@@ -182,6 +183,25 @@ def test_a_table_that_cannot_take_the_rows_is_refused_before(
         into(package, table(10), f"{database}?table=scores", **{"mode": "append"} | options)
     assert sql.execute("SELECT to_regclass('tidemill_runs') IS NULL").fetchone() == (True,)
     assert not Path("tidemill-runs/r1").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "ctid"])
+def test_a_column_name_that_no_table_takes_is_refused_before(package: Path, database: str, name: str) -> None:
+    rows = table(3).append_column(name, pa.array([1, 2, 3]))
+    with pytest.raises(ConfigError, match=f"the name {re.escape(repr(name))} is none that PostgreSQL takes"):
+        into(package, rows, f"{database}?table=made", copied=("id", name))
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([1 - 2**63] * 3, pa.timestamp("us")), pa.array([-(2**31)] * 3, pa.date32())]
+)
+def test_a_time_before_all_that_postgres_knows_is_told(
+    package: Path, database: str, sql: psycopg.Connection[Any], column: pa.Array
+) -> None:
+    rows = table(3).append_column("t", column)
+    with pytest.raises(SinkError, match=r"column 't' holds a (timestamp|date) before 4713 BC"):
+        into(package, rows, f"{database}?table=made", copied=("id", "t"))
+    assert sql.execute("SELECT to_regclass('made') IS NULL").fetchone() == (True,)
 
 
 @pytest.mark.parametrize(

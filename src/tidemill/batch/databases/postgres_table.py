@@ -20,6 +20,8 @@ __all__ = ["Existing", "Wanted", "check_place", "check_table", "existing_table",
 
 # NAMEDATALEN - 1: PostgreSQL cuts longer names silently, so that two may become one.
 LONGEST_NAME = 63
+# Columns that every table has.
+_SYSTEM = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
 _TABLE = """
 SELECT c.oid, c.relkind, c.relhastriggers OR c.relrowsecurity, pg_get_userbyid(c.relowner),
@@ -59,6 +61,8 @@ class Wanted:
         """Raises ConfigError for a column that PostgreSQL has no type or name for."""
         for name in schema.names:
             check_name(name)
+            if name in _SYSTEM:
+                raise ConfigError(f"the name {name!r} is none that PostgreSQL takes: every table has such a column")
         return Wanted({f.name: written_type(f.name, f.type) for f in schema}, mode, key, swap)
 
 
@@ -78,7 +82,9 @@ class Existing:
 
 
 def check_name(name: str) -> None:
-    """Raises ConfigError for a name that PostgreSQL would cut."""
+    """Raises ConfigError for a name that PostgreSQL would cut, or does not take."""
+    if not name or "\0" in name:
+        raise ConfigError(f"the name {name!r} is none that PostgreSQL takes")
     if len(name.encode()) > LONGEST_NAME:
         raise ConfigError(f"the name {name!r} has {len(name.encode())} bytes; PostgreSQL keeps {LONGEST_NAME} of them")
 

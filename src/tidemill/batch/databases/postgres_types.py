@@ -111,12 +111,18 @@ def _refuse_infinite(column: ReadColumn, values: pa.Array) -> None:
     first = _FIRST.get(values.type.id)
     if first is None or len(values) == 0:
         return
-    least = pc.min(values.cast(pa.int32() if pa.types.is_date(values.type) else pa.int64())).as_py()
+    least = _least(values)
     if least is not None and least < first:
         raise SourceError(
             f"column {column.name!r} holds infinity, which Arrow's {values.type} lacks; read "
             f"nullif({column.name}, 'infinity'), or ::text, by ?query="
         )
+
+
+def _least(moments: pa.Array) -> int | None:
+    """The first of dates or timestamps, in their own unit; None where there is none."""
+    least: int | None = pc.min(moments.cast(pa.int32() if pa.types.is_date(moments.type) else pa.int64())).as_py()
+    return least
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +248,16 @@ def written(columns: pa.RecordBatch, types: list[Written]) -> pa.RecordBatch:
 
 
 def _brought(name: str, column: pa.Array, type_: Written) -> pa.Array:
+    column = _cast(name, column, type_)
+    first = _FIRST.get(column.type.id)
+    if first is not None and (_least(column) or first) < first:  # ADBC ends in the middle of a COPY for some of them
+        raise SinkError(
+            f"column {name!r} holds a {type_.sql} before 4713 BC, which PostgreSQL lacks; nothing is published"
+        )
+    return column
+
+
+def _cast(name: str, column: pa.Array, type_: Written) -> pa.Array:
     if column.type == type_.arrow:
         return column
     if pa.types.is_dictionary(column.type):
