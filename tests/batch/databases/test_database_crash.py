@@ -153,7 +153,7 @@ def test_killed_anywhere_and_again_it_ends_whole(
     assert sorted(lost) == DEAD
     kept = [i for i in OLD if i >= ROWS] if "upsert" in name else []
     assert Counter([*expected, *lost]) == Counter([*range(ROWS), *kept])
-    for number, (kill, after) in enumerate(points(name, effects, 0, 1, some=4)):
+    for number, (kill, after) in enumerate(points(name, effects, 0, 1, some=2)):
         hurt = new(str(number))
         with watched(hurt) as seen:
             run(hurt, runs, kill=kill, after=after)

@@ -117,7 +117,8 @@ def files(name: str) -> Callable[..., Ground]:
             if directory:
                 return read_directory(out, "*.parquet")
             if name.endswith("arrow"):  # which DuckDB does not read
-                return sorted(pl.read_ipc(out)["id"].to_list()) if out.exists() else None
+                # By its bytes: Polars opens a path twice.
+                return sorted(pl.read_ipc(io.BytesIO(out.read_bytes()))["id"].to_list()) if out.exists() else None
             return read(f"select id from {reader}('{out}')")
 
         letters = f"{out}/_tidemill/dead/*.parquet" if directory else f"{out}.dead.parquet"
