@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -116,10 +116,15 @@ LEDGER = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    ("file", "sink"), [(f, s) for f, (kind, _) in LEDGER.items() for s in (SINKS if kind == "file" else SINKS[:1])]
-)
+def cases() -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """Every damage where the sink is a directory, some where it is another; a copy is one for all sinks."""
+    for file, (kind, _) in LEDGER.items():
+        yield from ((file, "out", damage) for damage in DAMAGES)
+        if kind == "file":
+            yield from ((file, sink, damage) for sink in SINKS[1:] for damage in (gone, scrambled))
+
+
+@pytest.mark.parametrize(("file", "sink", "damage"), list(cases()))
 @pytest.mark.usefixtures("small_shards")
 def test_damaged_between_crash_and_resume(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, sink: str, damage: Callable[[Path], None]
