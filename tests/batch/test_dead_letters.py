@@ -12,7 +12,7 @@ import pytest
 
 from tests.batch.support import OUTPUTS, answers, read_output, table, write
 from tidemill.batch import ScoreOptions, score
-from tidemill.errors import BudgetExceeded
+from tidemill.errors import BudgetExceeded, SinkError
 
 BAD = (3, 1234, 1999, 2000, 2499)
 
@@ -134,3 +134,13 @@ def test_a_budget_of_a_number_ends_with_the_chunk_that_exceeds_it(package: Path,
         score(package, tmp_path / "in.parquet", tmp_path / "out", options)
     assert caught.value.exit_code == 3
     assert score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(max_errors=551)).dead == 551
+
+
+def test_a_letter_that_json_has_no_form_for_is_told(package: Path, tmp_path: Path) -> None:
+    rows = table(3).set_column(1, "a", pa.array([-1.0, 1.0, 1.0], pa.float32()))
+    rows = rows.append_column("day", pa.array([2**30, 0, 0], pa.date32()))
+    write(rows, tmp_path / "in.parquet")
+    options = ScoreOptions(run_id="r1", pass_through=("day",), dead_letters=str(tmp_path / "dead.jsonl"))
+    with pytest.raises(SinkError, match=r"dead\.jsonl: cannot hold a value of a dead letter: .* \.parquet file"):
+        score(package, tmp_path / "in.parquet", tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from tidemill.batch.distribution import Collector
 from tidemill.batch.ledger import PartFile, PieceCount, Sealed, disk_refused, part_file
 from tidemill.batch.plan import Plan, PlannedFile, Shard
 from tidemill.batch.scoring import Answers, Scored
-from tidemill.batch.sinks import PartWriter, sink
+from tidemill.batch.sinks import UNHELD, PartWriter, sink
 from tidemill.batch.sources import Piece, source
 from tidemill.batch.stage import Kind, Stage
 from tidemill.errors import RunError, SinkError, SourceChanged, SourceError, first_line
@@ -26,9 +26,6 @@ __all__ = ["Note", "Reader", "read_piece", "score_shard"]
 
 # Called with each chunk's rows and its dead rows by code. What it raises ends the shard, which stays unsealed.
 Note = Callable[[int, dict[str, int]], None]
-
-# What libraries raise of a value that a format has no form for: times beyond its years, zones that nobody knows.
-_UNHELD = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException)
 
 # Gives the batches of a piece, each with the row of the file it begins at.
 Reader = Callable[[Plan, Piece], Iterator[tuple[int, pa.RecordBatch]]]
@@ -175,7 +172,7 @@ class _Parts:
                 self._dead.write(scored.dead)
         except OSError as error:
             raise disk_refused(self._part_name, error) from error
-        except _UNHELD as error:
+        except UNHELD as error:
             raise self._unheld(error) from error
 
     def seal(self, counts: Sequence[PieceCount], errors: dict[str, int], quarantined: str | None) -> Sealed:
@@ -190,7 +187,7 @@ class _Parts:
             part = self._keep("parts", self._work / self._part_name, self._part_name)
         except OSError as error:
             raise disk_refused(self._part_name, error) from error
-        except _UNHELD as error:
+        except UNHELD as error:
             raise self._unheld(error) from error
         self._part = self._dead = None
         marker = Sealed(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tidemill.batch.places import SourceFormat
 from tidemill.batch.sinks.arrow import ArrowSink
-from tidemill.batch.sinks.base import Joiner, PartWriter, Sink
+from tidemill.batch.sinks.base import UNHELD, Joiner, PartWriter, Sink
 from tidemill.batch.sinks.csv import CsvSink
 from tidemill.batch.sinks.jsonl import JsonlSink
 from tidemill.batch.sinks.parquet import ParquetSink
 
-__all__ = ["Joiner", "PartWriter", "Sink", "sink"]
+__all__ = ["UNHELD", "Joiner", "PartWriter", "Sink", "sink"]
 
 
 def sink(format_: SourceFormat) -> Sink:

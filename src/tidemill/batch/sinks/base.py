@@ -7,7 +7,10 @@ from typing import Protocol
 
 import pyarrow as pa
 
-__all__ = ["Joiner", "PartWriter", "Sink"]
+__all__ = ["UNHELD", "Joiner", "PartWriter", "Sink"]
+
+# What libraries raise of a value that a format has no form for: times beyond its years, zones that nobody knows.
+UNHELD = (ValueError, TypeError, ArithmeticError, LookupError, pa.ArrowException)
 
 
 class PartWriter(Protocol):

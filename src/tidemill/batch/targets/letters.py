@@ -15,10 +15,10 @@ from tidemill.batch.dead import dead_schema
 from tidemill.batch.ledger import Sealed, aside, disk_refused, part_file, put_in_place
 from tidemill.batch.manifest import RunManifest, dead_place
 from tidemill.batch.plan import Plan
-from tidemill.batch.sinks import sink
+from tidemill.batch.sinks import UNHELD, sink
 from tidemill.batch.sinks.parquet import read_part
 from tidemill.batch.stage import Stage
-from tidemill.errors import RunError, SinkError
+from tidemill.errors import RunError, SinkError, first_line
 
 if TYPE_CHECKING:
     from tidemill.batch.stores.objects import Objects
@@ -100,8 +100,14 @@ def _place_object(place: str, run_id: str) -> None:
 
 
 def _write(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
-    with _told(path):
-        write_dead(path, suffix, manifest, sealed, stage)
+    try:
+        with _told(path):
+            write_dead(path, suffix, manifest, sealed, stage)
+    except UNHELD as error:
+        raise SinkError(
+            f"{dead_place(manifest.plan)}: cannot hold a value of a dead letter: {first_line(error)}; nothing is "
+            "published; begin a new run whose dead letters go into a .parquet file"
+        ) from error
 
 
 def write_dead(path: Path, suffix: str, manifest: RunManifest, sealed: Sequence[Sealed], stage: Stage) -> None:
