@@ -9,7 +9,7 @@ import pytest
 
 from tests.batch.support import table, write
 from tidemill.batch import ScoreOptions, score
-from tidemill.batch.places import parse_place
+from tidemill.batch.places import hidden, parse_place
 from tidemill.errors import ConfigError, SourceError
 
 
@@ -74,3 +74,10 @@ def test_a_pipe_among_the_files_is_not_waited_for(package: Path, tmp_path: Path,
     os.mkfifo(tmp_path / "in" / "b.parquet")
     with pytest.raises(SourceError, match=r"b\.parquet: (is no regular file|no such file or directory)"):
         score(package, tmp_path / source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"), [("a//b.parquet", False), ("/b", False), ("a/_b/c", True), ("a/.b", True)]
+)
+def test_which_names_readers_leave_out(name: str, left_out: bool) -> None:
+    assert hidden(name) == left_out  # keys of a store may have empty parts

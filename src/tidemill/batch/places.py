@@ -290,7 +290,7 @@ def _below(path: Path, shown: str) -> list[Path]:
 
 def hidden(name: str) -> bool:
     """Whether readers leave this file out: it or a directory above it begins with `.` or `_`."""
-    return any(p[0] in "._" for p in name.split("/"))
+    return any(p.startswith((".", "_")) for p in name.split("/"))
 
 
 def _fixed_part(pattern: str) -> str:
