@@ -239,9 +239,11 @@ def store(name: str) -> Callable[..., Ground]:
                 return None
 
         def dead() -> list[int]:
-            listed = client.list_objects_v2(Bucket=bucket).get("Contents", [])
-            keys = [o["Key"] for o in listed if "dead" in o["Key"] and "/before" not in o["Key"]]
-            return sorted(i for k in keys for i in pl.read_parquet(io.BytesIO(data(k)))["id"].to_list())
+            """Those that the manifest names: what killed executions sent up stays beside an object until `gc`."""
+            manifest = f"{name}.manifest.json" if name.endswith(".parquet") else f"{name}/_tidemill/manifest.json"
+            letters = json.loads(data(manifest))["dead_letters"].removeprefix(f"s3://{bucket}/")
+            listed = client.list_objects_v2(Bucket=bucket, Prefix=letters).get("Contents", [])
+            return sorted(i for o in listed for i in pl.read_parquet(io.BytesIO(data(o["Key"])))["id"].to_list())
 
         def kept() -> object:
             names = {name, f"{name}/_tidemill/manifest.json"}
