@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ import pytest
 from tests.batch.support import make_package, table, write
 from tests.clusters import RAY_NODE
 from tidemill.batch import Progress, ScoreOptions, score
-from tidemill.batch.engines.options import EngineOptions
+from tidemill.batch.engines.options import EngineOptions, RayOptions
+from tidemill.errors import RunError
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -59,3 +61,18 @@ def test_a_node_that_is_killed_costs_its_shards_alone(ray_cluster: Cluster, tmp_
     assert (report.read, report.written) == (16_000, 16_000)
     assert pl.read_parquet(tmp_path / "out/*.parquet")["id"].to_list() == list(range(16_000))
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 16
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would go on asking for it."""
+    write(table(10), tmp_path / "in.parquet")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        engine = EngineOptions(name="ray", ray=RayOptions(address=address))
+        with pytest.raises(RunError, match=f"Ray at {address} cannot be reached: .*refused"):
+            score(package, tmp_path / "in.parquet", tmp_path / "out", ScoreOptions(engine=engine))
+    assert [p.name for p in tmp_path.iterdir()] == ["in.parquet"]

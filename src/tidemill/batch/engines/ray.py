@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tidemill.errors import MissingExtra, RunError, first_line
 __all__ = ["run"]
 
 _NOTICE = 0.1
+_KNOCK_SECONDS = 10.0
 # Tasks that wait in Ray for a core: enough to keep every core busy, and few to cancel.
 _AHEAD = 2
 # Nothing goes through the store but the package and the plan.
@@ -87,6 +89,8 @@ def _connected(options: RayOptions) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address:
+        _knock(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
@@ -105,6 +109,17 @@ def _connected(options: RayOptions) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises RunError where nobody listens: Ray would go on asking there for a quarter of an hour."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # `auto`, or what Ray has a word for
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise RunError(f"Ray at {address} cannot be reached: {first_line(error)}") from None
 
 
 def _told(error: Exception) -> str:
