@@ -119,7 +119,14 @@ def files(name: str) -> Callable[..., Ground]:
             if name.endswith("arrow"):  # which DuckDB does not read
                 # By its bytes: Polars opens a path twice.
                 return sorted(pl.read_ipc(io.BytesIO(out.read_bytes()))["id"].to_list()) if out.exists() else None
-            return read(f"select id from {reader}('{out}')")
+            try:
+                held = os.open(out, os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+            try:  # DuckDB opens a path more than once: here it is one file
+                return read(f"select id from {reader}('/proc/self/fd/{held}')")
+            finally:
+                os.close(held)
 
         letters = f"{out}/_tidemill/dead/*.parquet" if directory else f"{out}.dead.parquet"
         return ground(
