@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ class ObjectStage:
         self._objects = Objects(where, SinkError)
         self.where = self._objects.uri
         self._directory: Path | None = None
+        self._making = threading.Lock()
         self._noted: dict[str, tuple[Entry, bytes]] = {}
 
     @property
@@ -231,11 +233,13 @@ class ObjectStage:
         )
 
     def _local(self, name: str) -> Path:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="tidemill-"))
-            weakref.finalize(self, shutil.rmtree, self._directory, True)
-        path = self._directory / name
-        path.mkdir(exist_ok=True)
+        # Several threads count parts at once.
+        with self._making:
+            if self._directory is None:
+                self._directory = Path(tempfile.mkdtemp(prefix="tidemill-"))
+                weakref.finalize(self, shutil.rmtree, self._directory, True)
+            path = self._directory / name
+            path.mkdir(exist_ok=True)
         return path
 
     def _forget(self) -> None:
