@@ -8,6 +8,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -167,6 +168,7 @@ def test_forgeries(name: str, tmp_path: Path) -> None:
         encoded(b"[" * 100_000)[:16_000], encoded(b'{"alg":' + b"[" * 11_000) + b".e30.e30",
         encoded({"alg": "RS256"}) + b".!!!.", b"null.null.null", encoded(b'{"alg":"RS256","kid":{}}') + b".e30.e30",
     ],
+    ids=map(str, count()),  # what is made of keys differs from process to process
 )  # fmt: skip
 def test_garbage(garbage: bytes, tokens: Tokens) -> None:
     with pytest.raises(Unauthenticated):
@@ -229,6 +231,7 @@ def test_key_sets_come_from_a_file_or_a_safe_address(where: str) -> None:
         (json.dumps({"keys": [{**RSA.jwk, "alg": "RS512"}]}).encode(), "no public key"),
         (json.dumps({"keys": [RSA.jwk] * 300}).encode(), "at most 256"),
     ],
+    ids=map(str, count()),
 )  # fmt: skip
 def test_key_sets_without_a_key(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "jwks.json").write_bytes(content)
