@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,8 +146,15 @@ def test_whatever_a_model_raises_is_told_and_not_raised(statement: str, text: st
 
 def test_only_the_users_own_interrupt_passes(tmp_path: Path) -> None:
     live, _ = recorded(tmp_path / "p", "raise KeyboardInterrupt")
-    with pytest.raises(KeyboardInterrupt):
-        ask(live, [1.0])
+    # A run in the background ignores it, and with it nobody interrupts.
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(live, [1.0])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert ask(live, [1.0]).statuses() == ["failed"]
+    finally:
+        signal.signal(signal.SIGINT, was)
     with ThreadPoolExecutor(1) as elsewhere:
         assert elsewhere.submit(ask, live, [1.0, 2.0]).result().statuses() == ["failed", "failed"]
 

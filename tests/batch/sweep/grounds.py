@@ -29,6 +29,8 @@ ROWS = 1000
 OLD = 150
 OPTIONS = ScoreOptions(run_id="r1", pass_through=("id",), chunk_rows=300, workers=2)
 _schemas = itertools.count()
+# Servers that have the database of the grounds: the fixture of each directory of tests starts its own.
+_prepared: set[Path] = set()
 # Without its cache of files, which takes two of one name and one second for the same.
 _duckdb = duckdb.connect(config={"enable_external_file_cache": "false"})
 
@@ -201,7 +203,8 @@ def postgres(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -
     """A table of PostgreSQL, in a schema of its own."""
     server: Server = get("server")
     number = next(_schemas)
-    uri = server.uri("sweep") if number else server.database("sweep")
+    uri = server.uri("sweep") if server.home in _prepared else server.database("sweep")
+    _prepared.add(server.home)
     schema = f"ground{number}"
     with server.connect("sweep") as owner:
         owner.execute(f"create schema {schema}")
