@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import orjson
 from hpack import Decoder, Encoder
 
-from tidemill.assurance.oip import binary_body
+from tidemill.assurance.oip import TIMEOUT, binary_body
 from tidemill.errors import Unavailable
 from tidemill.model.signature import Input
 from tidemill.realtime.protocols.grpc.messages import message
@@ -179,6 +179,7 @@ def infer_request(model: str, inputs: Iterable[Input], rows: Rows) -> bytes:
     body, size = binary_body(list(inputs), rows)
     made = message("inference.ModelInferRequest")(model_name=model)
     made.parameters["on_bad_row"].string_param = "partial"
+    made.parameters["timeout"].int64_param = TIMEOUT
     at = size
     for tensor in orjson.loads(body[:size])["inputs"]:
         made.inputs.add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])

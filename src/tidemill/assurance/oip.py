@@ -17,10 +17,13 @@ from tidemill.errors import ModelError
 from tidemill.model.signature import Input, Output
 from tidemill.rows import VALID, Array, Rows
 
-__all__ = ["Client", "binary_body", "json_body", "read_response"]
+__all__ = ["TIMEOUT", "Client", "binary_body", "json_body", "read_response"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_PARTIAL = {"on_bad_row": "partial"}
+# Microseconds that an answer may take: what is asked for is the values, however busy this machine is. The package's own
+# objective would have a server refuse them.
+TIMEOUT = 60_000_000
+_ASKED = {"on_bad_row": "partial", "timeout": TIMEOUT}
 
 
 class Client:
@@ -71,7 +74,7 @@ def json_body(inputs: Sequence[Input], rows: Rows) -> bytes:
         }
         for one in inputs
     ]
-    return orjson.dumps({"inputs": tensors, "parameters": _PARTIAL})
+    return orjson.dumps({"inputs": tensors, "parameters": _ASKED})
 
 
 def binary_body(inputs: Sequence[Input], rows: Rows) -> tuple[bytes, int]:
@@ -90,7 +93,7 @@ def binary_body(inputs: Sequence[Input], rows: Rows) -> tuple[bytes, int]:
         _append(tensors, parts, one.name, one.datatype, array)
         if mask is not None:
             _append(tensors, parts, one.name + VALID, "BOOL", mask)
-    header = orjson.dumps({"inputs": tensors, "parameters": _PARTIAL | {"binary_data_output": True}})
+    header = orjson.dumps({"inputs": tensors, "parameters": _ASKED | {"binary_data_output": True}})
     return header + b"".join(parts), len(header)
 
 
