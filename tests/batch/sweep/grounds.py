@@ -174,7 +174,8 @@ def delta(place: Path, package: Path, old: bool, get: Callable[[str], Any]) -> G
         old,
         found,
         lambda: read(f"select id from read_parquet('{dead}')") or [],
-        lambda: untouched(out / "_delta_log"),
+        # Without what a commit that stood still had written aside (00….json#1), which goes with it.
+        lambda: [one for one in untouched(out / "_delta_log") if str(one[0]).endswith(".json")],
     )
 
 
