@@ -224,6 +224,17 @@ def test_oversize(limited: Running, data: bytes, status: int, piece: int) -> Non
         assert client.rest() == b""
 
 
+def test_a_head_over_the_limit_in_two_pieces(limited: Running) -> None:
+    head = post(b"", b"/", b"X: " + b"a" * 2000)
+    for cut in range(50, len(head), 250):
+        with limited.client() as client:
+            client.send(head[:cut])
+            time.sleep(0.01)
+            with suppress(ConnectionError):
+                client.send(head[cut:])
+            assert client.answer().status == 431
+
+
 def test_at_the_limits(limited: Running) -> None:
     with limited.client() as client:
         lines = [b"X-%d: a" % i for i in range(8)]

@@ -28,6 +28,7 @@ class Reader(ABC):
 
     __slots__ = (
         "_at",
+        "_begun",
         "_candidate",
         "_expecting",
         "_fed",
@@ -66,7 +67,7 @@ class Reader(ABC):
         self._same_size = -1
         # The bytes of the head that llhttp reads now, if it may be remembered.
         self._candidate: bytes | None = None
-        self._fed = self._head_bytes = self._raw = self._got = 0
+        self._fed = self._begun = self._head_bytes = self._raw = self._got = 0
         self._target = b""
         self._headers: list[Header] = []
         self._head: Head = REFUSED
@@ -154,7 +155,8 @@ class Reader(ABC):
         if self._stage == HEAD:
             if stage != HEAD:
                 self._since = monotonic()
-                self._head_bytes = 0
+                # Its first piece, which other requests may stand before.
+                self._begun, self._head_bytes = size, 0
             elif self._head_bytes > limits.max_header_bytes:
                 self.refuse(Refusal(431, f"the request head is over {limits.max_header_bytes} bytes"))
         elif self._stage == BODY:
@@ -204,8 +206,8 @@ class Reader(ABC):
         headers, self._headers = self._headers, []  # trailers go to the new list, and nowhere from there
         most = plane.limits.max_header_bytes
         try:
-            if self._fed + self._head_bytes > most:
-                self._head_bytes = 0
+            if self._begun + self._fed + self._head_bytes > most:
+                self._begun = self._head_bytes = 0
                 size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in headers)
                 if size > most:
                     raise Refusal(431, f"the request head is over {most} bytes")
