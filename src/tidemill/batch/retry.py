@@ -40,7 +40,7 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
     if there is None:
         raise unpublished(where, manifest)
     manifest = there
-    if not manifest.dead:
+    if not manifest.dead or manifest.dead_letters is None:
         raise RunError(f"run {manifest.run_id} has no dead letters: there is nothing to score again")
     blank = manifest.errors.get(UNREADABLE, 0)
     if blank:
@@ -48,7 +48,6 @@ def dead_letters_of(run: str, options: ScoreOptions) -> tuple[str, ScoreOptions]
             f"run {manifest.run_id}: {blank} of its dead letters are rows that could not be read; mend the input and "
             "score it again"
         )
-    assert manifest.dead_letters is not None  # noqa: S101 - it has some
     rows = _rows(manifest.dead_letters)
     if rows is not None and rows != manifest.dead:
         raise RunError(

@@ -51,7 +51,7 @@ def run_there(
     """
     index, job = index or RunIndex(), identified(job)
     where = root_for(job)
-    if not _under_way(job, where):
+    if not _under_way(job, where, index):
         submitted = submit(job, index=index, file=file)
         if isinstance(submitted, RunReport):
             return submitted
@@ -64,13 +64,13 @@ def run_there(
         time.sleep(_LOOK_SECONDS)
 
 
-def _under_way(job: Job, where: str) -> bool:
+def _under_way(job: Job, where: str, index: RunIndex) -> bool:
     """Whether AWS Batch has this very run. One of another job is refused by `submit`."""
     submission = last_submission(open_stage(where))
     if submission is None or not living(Aws(submission.region), submission):
         return False
     options = msgspec.structs.replace(job.options, stage=stage_of(where))
-    return find_run(where, RunIndex()).order.job == msgspec.structs.replace(job, options=options)
+    return find_run(where, index).order.job == msgspec.structs.replace(job, options=options)
 
 
 class _Waiting:
