@@ -1,6 +1,7 @@
 """Renames that publish: a taken name is left alone, two are swapped at once, and what cannot be done is said."""
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,4 +59,12 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     for data in (b"first", b"second\n"):
         write_whole(place, data)
         assert place.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_threads_that_write_one_file_do_not_meet_aside(tmp_path: Path) -> None:
+    place = tmp_path / "a"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: write_whole(place, bytes([n]) * 1000), range(200)))
+    assert len(set(place.read_bytes())) == 1
     assert list(tmp_path.iterdir()) == [place]

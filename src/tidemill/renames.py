@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from pathlib import Path
 
 __all__ = ["exchange", "rename_new", "write_whole"]
@@ -41,10 +42,15 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write or replace a file: a reader sees all of the old or all of the new. Not forced to disk. Raises OSError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    part.rename(path)
+    """Write or replace a file: a reader sees all of the old or all of the new, whichever threads write it. Not forced
+    to disk. Raises OSError.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        part.write_bytes(data)
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _renameat2(old: Path, new: Path, flags: int) -> int:

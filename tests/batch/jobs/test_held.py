@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -106,11 +107,12 @@ def test_a_held_run_is_published_though_its_index_cannot_be_written(
     job = job_file(tmp_path, package, source, tmp_path / "out", "[gate]\nmin_rows = 5000\n")
     tidemill("job", "run", job, "--run-id", "one", code=5)
     # In the way of what is written aside first.
-    (tmp_path / "home" / "runs" / f".one.json.{os.getpid()}").mkdir()
+    aside = tmp_path / "home" / "runs" / f".one.json.{os.getpid()}.{threading.get_ident()}"
+    aside.mkdir()
     assert "the run is not on record: " in tidemill("run", "publish", "one")
     assert ids(tmp_path / "out") == list(range(4000))
     assert tidemill("run", "show", "one", "--json")["state"] == "held"
-    (tmp_path / "home" / "runs" / f".one.json.{os.getpid()}").rmdir()
+    aside.rmdir()
     assert tidemill("run", "publish", "one", "--json")["state"] == "done"
 
 

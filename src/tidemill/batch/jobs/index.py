@@ -21,6 +21,7 @@ from tidemill.batch.options import RUN_ID
 from tidemill.batch.places import SinkPlace
 from tidemill.config import Config
 from tidemill.errors import ConfigError, NotFound, RunError
+from tidemill.renames import write_whole
 
 __all__ = ["Driver", "HookResult", "RunIndex", "RunRecord", "State", "home", "now", "seen_now", "this_process"]
 
@@ -200,12 +201,7 @@ class RunIndex:
         """Put a record in place of the one before. Raises OSError."""
         path = self.path(record.run_id)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            aside.write_bytes(msgspec.json.encode(record))
-            os.rename(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_whole(path, msgspec.json.encode(record))
 
     def find(self, run_id: str) -> RunRecord | None:
         """The record of a run, or None. Raises RunError for one that was damaged."""
